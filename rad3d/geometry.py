@@ -1,0 +1,98 @@
+"""Rigid transforms, as (4, 4) float64 matrices named target_from_source, and directions."""
+
+import numpy as np
+
+from rad3d.arrays import Points, Pose, Vector
+
+
+def transform_points(target_from_source: Pose, points: np.ndarray) -> np.ndarray:
+    """Move positions (..., 3) from the source frame to the target frame; NaN stays NaN.
+
+    >>> transform_points(translation((1.0, 0.0, 0.0)), np.zeros((1, 3)))
+    array([[1., 0., 0.]])
+    """
+    pose = target_from_source.astype(points.dtype)
+    return np.asarray(points @ pose[:3, :3].T + pose[:3, 3])
+
+
+def transform_directions(target_from_source: Pose, directions: np.ndarray) -> np.ndarray:
+    """Turn directions (..., 3) from the source frame to the target frame."""
+    return np.asarray(directions @ target_from_source[:3, :3].T.astype(directions.dtype))
+
+
+def inverse(target_from_source: Pose) -> Pose:
+    """source_from_target of a rigid transform."""
+    rotation = target_from_source[:3, :3]
+    result = np.eye(4)
+    result[:3, :3] = rotation.T
+    result[:3, 3] = -rotation.T @ target_from_source[:3, 3]
+    return result
+
+
+def translation(offset_mm: tuple[float, float, float] | Vector) -> Pose:
+    """The pose that adds `offset_mm`."""
+    result = np.eye(4)
+    result[:3, 3] = offset_mm
+    return result
+
+
+def rotation_about(axis: Vector, angle: float, centre_mm: Vector | None = None) -> Pose:
+    """Turn by `angle` radians about `axis` through `centre_mm` (default: the origin)."""
+    x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    result = np.eye(4)
+    result[:3, :3] = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    if centre_mm is not None:
+        result[:3, 3] = np.asarray(centre_mm) - result[:3, :3] @ np.asarray(centre_mm)
+    return result
+
+
+def random_rotation(rng: np.random.Generator) -> Pose:
+    """A rotation drawn uniformly (QR of a Gaussian matrix, signs fixed; Mezzadri 2007)."""
+    q, r = np.linalg.qr(rng.standard_normal((3, 3)))
+    q *= np.sign(np.diag(r))
+    if np.linalg.det(q) < 0:
+        q[:, 0] = -q[:, 0]
+    result = np.eye(4)
+    result[:3, :3] = q
+    return result
+
+
+def look_at(eye_mm: Vector, target_mm: Vector, up: Vector | None = None) -> Pose:
+    """part_from_camera of a camera at `eye_mm` that looks at `target_mm` (OpenCV axes: x right, y down, z forward)."""
+    forward = np.asarray(target_mm, float) - np.asarray(eye_mm, float)
+    forward /= np.linalg.norm(forward)
+    up = np.array([0.0, 0.0, 1.0]) if up is None else np.asarray(up, float)
+    if abs(forward @ up) > 0.999 * np.linalg.norm(up):
+        up = np.array([0.0, 1.0, 0.0]) if abs(forward[1]) < 0.9 else np.array([1.0, 0.0, 0.0])
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    result = np.eye(4)
+    result[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    result[:3, 3] = eye_mm
+    return result
+
+
+def rotation_angle(pose: Pose) -> float:
+    """The angle in radians by which the pose turns."""
+    return float(np.arccos(np.clip((np.trace(pose[:3, :3]) - 1) / 2, -1, 1)))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., n) at length 1; zero vectors stay zero."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0))
+
+
+def bounding_sphere(points: Points) -> tuple[Vector, float]:
+    """Centre of the axis-aligned box and the radius (mm) that encloses all points from there."""
+    centre = (points.min(axis=0) + points.max(axis=0)) / 2
+    return centre, float(np.linalg.norm(points - centre, axis=1).max())
+
+
+def face_normals_areas(vertices: Points, faces: np.ndarray) -> tuple[Points, np.ndarray]:
+    """Unit normals (m, 3) and areas (m,) of triangles; a degenerate triangle has normal 0 and area 0."""
+    corners = vertices[faces]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = np.linalg.norm(cross, axis=1)
+    return unit(cross), length / 2

@@ -1,0 +1,251 @@
+"""What was measured of a specimen, and the surface on which it is judged."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from rad3d.arrays import Colours, Faces, Indices, Points, Pose, Values
+from rad3d.errors import ScanError
+from rad3d.geometry import face_normals_areas, transform_directions, transform_points, unit
+from rad3d.view import View
+
+Unit = Literal["mm", "m", "inch"]
+MM_PER_UNIT: dict[Unit, float] = {"mm": 1.0, "m": 1000.0, "inch": 25.4}
+
+MAX_EDGE_MM = 1.0
+"""Triangles with longer edges get extra surface points, so that a coarse mesh is judged as densely as a fine one."""
+MAX_SURFACE_POINTS = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """Colours by texture coordinates.
+
+    Args:
+        images: the textures, each (H, W, 3) uint8.
+        corner_uv: (m, 3, 2) float, per face corner; v points up, as in OBJ.
+        image_index: (m,) which image a face uses, -1 = none.
+    """
+
+    images: tuple[np.ndarray, ...]
+    corner_uv: np.ndarray
+    image_index: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Points that stand for a surface: where scores are sampled and defects are measured.
+
+    Args:
+        points_mm: (n, 3) float64.
+        normals: (n, 3) unit, outwards (clouds: towards the sensor where known).
+        areas_mm2: (n,) the surface each point stands for.
+        faces: (m, 3) triangles over the points, None for clouds.
+        colours: (n, 3) uint8, or None.
+    """
+
+    points_mm: Points
+    normals: Points
+    areas_mm2: Values
+    faces: Faces | None = None
+    colours: Colours | None = None
+
+    def moved(self, target_from_source: Pose) -> "Surface":
+        """The same surface in another frame."""
+        return replace(
+            self,
+            points_mm=transform_points(target_from_source, self.points_mm),
+            normals=transform_directions(target_from_source, self.normals),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What was measured of one specimen: a mesh, a point cloud, or captured views.
+
+    Vertices are those of the input file, all of them in file order, in millimetres.
+
+    Args:
+        specimen: name of the physical piece.
+        source: file or folder it came from.
+        vertices_mm: (n, 3) float64; empty for captured views.
+        faces: (m, 3) int, or None for clouds.
+        colours: (n, 3) uint8, or None.
+        normals: (n, 3) from the file, or None.
+        texture: texture of the faces, or None.
+        views: captured views, each in its own camera's frame unless the capture came with poses.
+        unit: unit of the source file; vertices are already converted.
+        source_sha256: of the source file, empty for folders and in-memory scans.
+    """
+
+    specimen: str
+    source: Path | None = None
+    vertices_mm: Points = field(default_factory=lambda: np.empty((0, 3)))
+    faces: Faces | None = None
+    colours: Colours | None = None
+    normals: Points | None = None
+    texture: Texture | None = None
+    views: tuple[View, ...] = ()
+    unit: Unit = "mm"
+    source_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.source or self.specimen
+        if not len(self.vertices_mm) and not self.views:
+            raise ScanError(
+                where, expected="surface points or views", got="neither", remedy="check that the export wrote geometry"
+            )
+        if not np.isfinite(self.vertices_mm).all():
+            bad = int((~np.isfinite(self.vertices_mm).all(axis=1)).sum())
+            raise ScanError(
+                where,
+                expected="finite coordinates",
+                got=f"{bad} of {len(self.vertices_mm)} vertices NaN or infinite",
+                remedy="export again without invalid points",
+            )
+        if self.faces is not None and len(self.faces) and self.faces.max() >= len(self.vertices_mm):
+            raise ScanError(
+                where,
+                expected=f"faces over {len(self.vertices_mm)} vertices",
+                got=f"vertex index {int(self.faces.max())}",
+                remedy="export the mesh again; the file is damaged",
+            )
+
+    @property
+    def kind(self) -> Literal["mesh", "cloud", "captured"]:
+        """What was measured."""
+        if self.views:
+            return "captured"
+        return "mesh" if self.faces is not None else "cloud"
+
+    def moved(self, target_from_source: Pose) -> "Scan":
+        """The same scan in another frame."""
+        return replace(
+            self,
+            vertices_mm=transform_points(target_from_source, self.vertices_mm),
+            normals=None if self.normals is None else transform_directions(target_from_source, self.normals),
+            views=tuple(view.moved(target_from_source) for view in self.views),
+        )
+
+    @cached_property
+    def degenerate_faces(self) -> int:
+        """How many triangles have no area; they are left out of the surface."""
+        if self.faces is None:
+            return 0
+        return int((face_normals_areas(self.vertices_mm, self.faces)[1] <= 0).sum())
+
+    @cached_property
+    def _welded(self) -> tuple[Surface, Indices]:
+        """The surface, and for every vertex of the file the surface point that stands for it."""
+        if self.kind == "mesh":
+            return _mesh_surface(self)
+        return _cloud_surface(self), np.arange(len(self.vertices_mm))
+
+    @property
+    def surface(self) -> Surface:
+        """The surface to judge; for captured views only after they were merged (`Scan.merged`)."""
+        return self._welded[0]
+
+    @property
+    def surface_from_vertex(self) -> Indices:
+        """(n,) for every vertex of the file the surface point that stands for it."""
+        return self._welded[1]
+
+
+def _mesh_surface(scan: Scan) -> tuple[Surface, Indices]:
+    """Weld coincident vertices, drop degenerate triangles, refine long edges."""
+    assert scan.faces is not None
+    size = float(np.ptp(scan.vertices_mm, axis=0).max())
+    grid = np.round(scan.vertices_mm / max(1e-6 * size, 1e-9)).astype(np.int64)
+    _, first, surface_from_vertex = np.unique(grid, axis=0, return_index=True, return_inverse=True)
+    surface_from_vertex = surface_from_vertex.ravel()
+    points = scan.vertices_mm[first]
+    colours = None if scan.colours is None else scan.colours[first]
+    faces = surface_from_vertex[scan.faces]
+    normals, areas = face_normals_areas(points, faces)
+    faces = faces[areas > 0]
+    if not len(faces):
+        raise ScanError(
+            scan.source or scan.specimen,
+            expected="triangles with area",
+            got=f"{len(scan.faces)} degenerate ones",
+            remedy="export the mesh again, or remove its faces to read it as a cloud",
+        )
+    total = float(areas.sum())
+    edge_mm = max(MAX_EDGE_MM, 2 * np.sqrt(total / MAX_SURFACE_POINTS))
+    points, faces, colours = _refine(points, faces, colours, edge_mm)
+    normals, areas = face_normals_areas(points, faces)
+    point_normals, point_areas = np.zeros_like(points), np.zeros(len(points))
+    for corner in range(3):
+        for axis in range(3):
+            point_normals[:, axis] += np.bincount(
+                faces[:, corner], weights=normals[:, axis] * areas, minlength=len(points)
+            )
+        point_areas += np.bincount(faces[:, corner], weights=areas / 3, minlength=len(points))
+    return Surface(points, unit(point_normals), point_areas, faces, colours), surface_from_vertex
+
+
+def _refine(
+    points: Points, faces: Faces, colours: Colours | None, edge_mm: float
+) -> tuple[Points, Faces, Colours | None]:
+    """Halve edges longer than `edge_mm` until none is left, neighbours together, so that no T-junction appears."""
+    values = points if colours is None else np.concatenate([points, colours.astype(float)], axis=1)
+    for _ in range(24):
+        edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+        unique, edge_of = np.unique(edges, axis=0, return_inverse=True)
+        edge_of = edge_of.reshape(-1, 3)
+        length = np.linalg.norm(values[unique[:, 0], :3] - values[unique[:, 1], :3], axis=1)
+        split = length > edge_mm
+        if not split.any():
+            break
+        middle = np.full(len(unique), -1)
+        middle[split] = len(values) + np.arange(int(split.sum()))
+        values = np.concatenate([values, values[unique[split]].mean(axis=1)])
+        faces = _split_faces(faces, middle[edge_of])
+    new_colours = None if colours is None else np.round(values[:, 3:]).astype(np.uint8)
+    return values[:, :3], faces, new_colours
+
+
+def _split_faces(faces: Faces, middle: Faces) -> Faces:
+    """Split triangles at the edge midpoints given (-1 = edge stays); `middle` follows edges 01, 12, 20."""
+    count = (middle >= 0).sum(axis=1)
+    pieces = [faces[count == 0]]
+    for turn in range(3):  # turn corners so that the pattern starts at corner 0
+        a, b, c = (faces[:, (turn + i) % 3] for i in range(3))
+        ab, bc, ca = (middle[:, (turn + i) % 3] for i in range(3))
+        one = (count == 1) & (ab >= 0)
+        pieces += [np.stack([a, ab, c], 1)[one], np.stack([ab, b, c], 1)[one]]
+        two = (count == 2) & (ca < 0)
+        pieces += [np.stack(t, 1)[two] for t in ((ab, b, bc), (a, ab, bc), (a, bc, c))]
+        if turn == 0:
+            three = count == 3
+            pieces += [np.stack(t, 1)[three] for t in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+    return np.concatenate(pieces)
+
+
+NORMAL_NEIGHBOURS = 16
+
+
+def _cloud_surface(scan: Scan) -> Surface:
+    """A cloud's points with normals (from the file or estimated) and the area each stands for."""
+    points = scan.vertices_mm
+    neighbours = min(NORMAL_NEIGHBOURS, len(points))
+    distance, index = cKDTree(points).query(points, k=neighbours, workers=-1)
+    distance, index = distance.reshape(len(points), -1), index.reshape(len(points), -1)
+    # neighbours in a disc of the radius of the furthest one: its area divided among them
+    areas = np.pi * distance[:, -1] ** 2 / neighbours
+    normals = unit(scan.normals) if scan.normals is not None else estimate_normals(points, index)
+    return Surface(points, normals, areas, None, scan.colours)
+
+
+def estimate_normals(points: Points, neighbour_index: np.ndarray) -> Points:
+    """Normals of a cloud: the direction of least spread among neighbours (n, k), turned away from the centroid."""
+    spread = points[neighbour_index] - points[neighbour_index].mean(axis=1, keepdims=True)
+    _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", spread, spread))
+    normals = vectors[:, :, 0]
+    outwards = np.einsum("ni,ni->n", normals, points - points.mean(axis=0))
+    return np.asarray(normals * np.where(outwards < 0, -1.0, 1.0)[:, None])

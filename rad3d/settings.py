@@ -1,0 +1,147 @@
+"""Every default in one place. Settings are frozen; `Settings.to_dict` and `from_dict` carry them through JSON."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from rad3d.errors import SettingsError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Placement = Literal["coverage", "sphere", "hemisphere", "turntable"]
+ViewChoice = Literal["descriptor", "viewpoint", "both", "all"]
+FusionRule = Literal["mean", "weighted", "median", "second", "max"]
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Which frozen ViT, and what is taken from it.
+
+    Args:
+        name: a name of `rad3d weights list`, any timm name, or the path of a local checkpoint.
+        layers: blocks (0-based) whose tokens are used; empty = those of RAD for the model's depth.
+        input_hw: height and width of the encoder's input, divisible by the patch size.
+        precision: auto = bfloat16 where the processor computes it natively.
+        batch: images per pass.
+    """
+
+    name: str = "clip-b16-q8"
+    layers: tuple[int, ...] = ()
+    input_hw: tuple[int, int] = (448, 448)
+    precision: Precision = "auto"
+    device: Device = "auto"
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Where rendered views look from, and how finely.
+
+    Args:
+        placement: coverage = add the view that sees most unseen surface.
+        count: how many views (the most, for coverage).
+        mm_per_patch: patch side on the part; the views are rendered as large as that needs and tiled.
+            None = the whole part fills one encoder input.
+    """
+
+    placement: Placement = "coverage"
+    count: int = 16
+    mm_per_patch: float | None = None
+
+
+@dataclass(frozen=True)
+class RetrievalSettings:
+    """What a query patch is compared with.
+
+    Args:
+        views_by: descriptor = RAD's choice by CLS token; viewpoint = nearest camera directions; both = the
+            nearest viewpoints, then the descriptor; all = every remembered view.
+        k_views: how many remembered views answer.
+        pos_radius: RAD's position option in patches of the grid; None = no limit.
+    """
+
+    views_by: ViewChoice = "descriptor"
+    k_views: int = 48
+    pos_radius: int | None = None
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """How the scores of several views become one score per surface point.
+
+    Args:
+        rule: see `rad3d.fusion`.
+        max_incidence: radians between surface normal and line of sight up to which a view judges a point.
+        depth_tolerance_mm: how far a point may lie from the view's own surface and still be the one seen.
+    """
+
+    rule: FusionRule = "mean"
+    max_incidence: float = 1.2217304763960306  # 70 degrees
+    depth_tolerance_mm: float = 0.5
+
+
+@dataclass(frozen=True)
+class VerdictSettings:
+    """When a specimen fails.
+
+    Args:
+        false_reject: asked share of good specimens that fail.
+        min_coverage: share of the inspectable surface that has to be judged for a pass.
+        min_area_mm2: smaller anomalous regions are no defect.
+    """
+
+    false_reject: float = 0.05
+    min_coverage: float = 0.95
+    min_area_mm2: float = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of an inspection.
+
+    >>> Settings.from_dict(Settings().to_dict()) == Settings()
+    True
+    """
+
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
+    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
+    fusion: FusionSettings = field(default_factory=FusionSettings)
+    verdict: VerdictSettings = field(default_factory=VerdictSettings)
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("verdict.false_reject", self.verdict.false_reject, 0.0, 1.0),
+            ("verdict.min_coverage", self.verdict.min_coverage, 0.0, 1.0),
+            ("verdict.min_area_mm2", self.verdict.min_area_mm2, 0.0, float("inf")),
+            ("views.count", self.views.count, 1, 1000),
+            ("views.mm_per_patch", self.views.mm_per_patch or 1.0, 1e-3, 1e3),
+            ("retrieval.k_views", self.retrieval.k_views, 1, float("inf")),
+            ("fusion.max_incidence", self.fusion.max_incidence, 0.0, 1.5707963267948966),
+            ("encoder.batch", self.encoder.batch, 1, 4096),
+        ):
+            if not low <= value <= high:
+                raise SettingsError(
+                    name, expected=f"a value from {low} to {high}", got=f"{value}", remedy="change the setting"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Settings":
+        """The inverse of `to_dict`; unknown names are an error."""
+        parts = {part.name: part.default_factory for part in fields(Settings)}
+        groups = {}
+        for name, group in values.items():
+            kind = parts.get(name)
+            known = {f.name for f in fields(kind)} if kind is not None else set()  # type: ignore[arg-type]
+            if kind is None or not set(group) <= known:
+                raise SettingsError(
+                    f"settings.{name}",
+                    expected=f"one of {sorted(known or parts)}",
+                    got=f"{sorted(group)}",
+                    remedy="the file was written by another version of rad3d; fit again",
+                )
+            groups[name] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()})  # type: ignore[operator]
+        return Settings(**groups)
