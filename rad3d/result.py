@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +11,9 @@ import numpy as np
 import tifffile
 from PIL import Image as PilImage
 
-from rad3d.arrays import Faces, Image, Points, Pose, ScoreMap, Values
+from rad3d.arrays import Colours, Faces, Image, Matrix3, Points, Pose, ScoreMap, Values
 from rad3d.errors import ResultError
-from rad3d.io import read_ply, write_ply
+from rad3d.io import atomic_folder, read_ply, write_ply
 from rad3d.scan import MM_PER_UNIT, Unit
 
 SCHEMA_VERSION = 1
@@ -57,7 +54,7 @@ class ViewScores:
     image: Image
     score: ScoreMap
     part_from_camera: Pose | None = None
-    intrinsics: np.ndarray | None = None
+    intrinsics: Matrix3 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +72,183 @@ class PointScores:
     raw_score: Values
     agreement: Values
     views_seen: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found on one specimen.
+
+    Args:
+        specimen: its name.
+        source: the file or folder it was read from.
+        unit: unit of the source file.
+        verdict: pass, fail, or incomplete.
+        reason: why, in a sentence.
+        score: the specimen's score; it fails above `threshold`.
+        threshold: specimen threshold.
+        point_threshold: surface points above it belong to a defect.
+        coverage: share of the inspectable surface that was judged.
+        coverage_total: share of the whole surface that was judged.
+        false_reject: asked and guaranteed rate, n_good, method.
+        settings: `Settings.to_dict()` of the inspector.
+        fingerprint: of the encoder and its features.
+        timings_s: seconds per stage.
+        defects: worst first.
+        vertices_mm: (n, 3) every vertex of the scan in file order, in mm (captured: the merged surface, part frame).
+        faces: (m, 3), None for clouds.
+        points: scores per vertex.
+        views: the views as they were judged.
+    """
+
+    specimen: str
+    source: str
+    unit: Unit
+    verdict: Verdict
+    reason: str
+    score: float
+    threshold: float
+    point_threshold: float
+    coverage: float
+    coverage_total: float
+    false_reject: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    fingerprint: str
+    timings_s: Mapping[str, float]
+    defects: tuple[Defect, ...]
+    vertices_mm: Points
+    faces: Faces | None
+    points: PointScores
+    views: tuple[ViewScores, ...] = field(default=())
+
+    def report(self) -> dict[str, Any]:
+        """The content of `report.json` (see report.schema.json); numbers that do not exist are None."""
+        values = {
+            name: getattr(self, name)
+            for name in (
+                "specimen",
+                "source",
+                "unit",
+                "verdict",
+                "reason",
+                "score",
+                "threshold",
+                "point_threshold",
+                "coverage",
+                "coverage_total",
+                "false_reject",
+                "settings",
+                "fingerprint",
+                "timings_s",
+            )
+        }
+        views = [
+            {
+                "name": view.name,
+                "part_from_camera": None if view.part_from_camera is None else view.part_from_camera.tolist(),
+                "intrinsics": None if view.intrinsics is None else view.intrinsics.tolist(),
+            }
+            for view in self.views
+        ]
+        report = {"schema_version": SCHEMA_VERSION, **values, "views": views}
+        cleaned: dict[str, Any] = _without_nan({**report, "defects": [asdict(defect) for defect in self.defects]})
+        return cleaned
+
+    def save(self, folder: str | Path) -> Path:
+        """Write scored.ply, report.json, views/ and maps/ into `folder`, all or nothing; an older result is replaced."""
+        folder = Path(folder)
+        with atomic_folder(folder) as new:
+            per_unit = MM_PER_UNIT[self.unit]
+            write_ply(
+                new / "scored.ply",
+                self.vertices_mm / per_unit,
+                self.faces,
+                fields={f.name: getattr(self.points, f.name) for f in fields(self.points)},
+                colours=heat_colours(self.points.anomaly_score, self.point_threshold),
+            )
+            (new / "report.json").write_text(json.dumps(self.report(), indent=1, allow_nan=False) + "\n")
+            for kind in ("views", "maps") if self.views else ():
+                (new / kind).mkdir()
+            for view in self.views:
+                PilImage.fromarray(view.image).save(new / "views" / f"{view.name}.png")
+                tifffile.imwrite(new / "maps" / f"{view.name}.tiff", view.score.astype(np.float32), compression="zlib")
+        return folder
+
+
+def load_result(folder: str | Path) -> Inspection:
+    """Read back what `Inspection.save` wrote.
+
+    Raises:
+        ResultError: no result there, a damaged one, or one of another schema version.
+    """
+    folder = Path(folder)
+    try:
+        report = json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ResultError(
+            folder, expected="the folder of a result with report.json", got=f"{error}", remedy="inspect again"
+        ) from error
+    if report.get("schema_version") != SCHEMA_VERSION:
+        raise ResultError(
+            folder / "report.json",
+            expected=f"schema_version {SCHEMA_VERSION}",
+            got=f"{report.get('schema_version')}",
+            remedy="read it with the version of rad3d that wrote it, or inspect again",
+        )
+    ply = read_ply(folder / "scored.ply")
+    defects = tuple(
+        Defect(**{k: tuple(_or_nan(x) for x in v) if isinstance(v, list) else _or_nan(v) for k, v in defect.items()})
+        for defect in report.pop("defects")
+    )
+    views = tuple(
+        ViewScores(
+            view["name"],
+            np.asarray(PilImage.open(folder / "views" / f"{view['name']}.png")),
+            tifffile.imread(folder / "maps" / f"{view['name']}.tiff"),
+            None if view["part_from_camera"] is None else np.array(view["part_from_camera"]),
+            None if view["intrinsics"] is None else np.array(view["intrinsics"]),
+        )
+        for view in report.pop("views")
+    )
+    del report["schema_version"]
+    numbers = {k: _or_nan(report[k]) for k in ("score", "threshold", "point_threshold", "coverage", "coverage_total")}
+    return Inspection(
+        **{**report, **numbers},
+        defects=defects,
+        vertices_mm=ply.vertices.astype(np.float64) * MM_PER_UNIT[report["unit"]],
+        faces=ply.faces,
+        points=PointScores(**{f.name: ply.fields[f.name] for f in fields(PointScores)}),
+        views=views,
+    )
+
+
+UNSEEN_GREY = 128
+
+
+def heat_colours(score: Values, threshold: float) -> Colours:
+    """Light where normal, dark red from twice the threshold on, grey where not inspected; readable in print.
+
+    >>> heat_colours(np.array([0.0, np.nan]), 1.0)
+    array([[255, 255, 204],
+           [128, 128, 128]], dtype=uint8)
+    """
+    from matplotlib import colormaps
+
+    scale = np.clip(np.nan_to_num(score) / (2 * threshold if threshold > 0 else 1.0), 0, 1)
+    colours = (colormaps["YlOrRd"](scale)[..., :3] * 255).round().astype(np.uint8)
+    colours[np.isnan(score)] = UNSEEN_GREY
+    return np.asarray(colours)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None in its place, numpy numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _or_nan(value: Any) -> Any:
+    return math.nan if value is None else value
