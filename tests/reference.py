@@ -1,0 +1,1 @@
+"""Slow, obvious versions of fast paths, for the tests to compare with."""
