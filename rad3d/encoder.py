@@ -1,0 +1,237 @@
+"""A frozen vision transformer: images in, tokens of several layers out, under a fingerprint.
+
+Layers as RAD uses them (arXiv 2601.22763): blocks 3, 6, 9, 11 of twelve, counted from 0, each passed through the
+final LayerNorm. Other depths take the blocks at the same relative depth: 7, 13, 19, 23 of twenty-four.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+
+from rad3d.arrays import Image
+from rad3d.errors import SettingsError, WeightsError
+from rad3d.settings import EncoderSettings
+from rad3d.weights import architecture_of, is_local, source_of, tensors_sha256, weights_path
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Tokens of b images at l layers, float32, on the CPU, not normalised.
+
+    Args:
+        cls: class tokens (b, l, c).
+        patches: patch tokens (b, l, h, w, c), row by row as in the image.
+    """
+
+    cls: torch.Tensor
+    patches: torch.Tensor
+
+
+class Encoder:
+    """A frozen timm ViT at one input size. Made by `Encoder.load`.
+
+    Attributes:
+        settings: as asked, with layers, precision and device resolved.
+        patch_size: pixels along the side of a patch.
+        channels: length of a token.
+        grid_hw: patches down and across.
+        fingerprint: what features must share to be comparable.
+    """
+
+    settings: EncoderSettings
+    patch_size: int
+    channels: int
+    grid_hw: tuple[int, int]
+    fingerprint: str
+
+    def __init__(self, model: Any, settings: EncoderSettings, weights_sha256: str) -> None:
+        self.patch_size = int(model.patch_embed.patch_size[0])
+        self.channels = int(model.embed_dim)
+        self.settings = _resolved(settings, depth=len(model.blocks), patch_size=self.patch_size)
+        height, width = self.settings.input_hw
+        self.grid_hw = (height // self.patch_size, width // self.patch_size)
+        self.fingerprint = _fingerprint(self.settings, weights_sha256)
+        self._device = torch.device(self.settings.device)
+        self._model = model.to(self._device).eval().requires_grad_(False)
+        family = model.pretrained_cfg
+        self._mean = torch.tensor(family["mean"], device=self._device).view(3, 1, 1)
+        self._std = torch.tensor(family["std"], device=self._device).view(3, 1, 1)
+
+    @staticmethod
+    def load(settings: EncoderSettings | None = None) -> "Encoder":
+        """The encoder with its real weights, fetched on first use.
+
+        Raises:
+            SettingsError: unknown name, a layer beyond the depth, an input size the patch does not divide.
+            WeightsError: weights unreachable, damaged, or for another architecture.
+        """
+        settings = settings or EncoderSettings()
+        local = is_local(settings.name)
+        architecture = architecture_of(Path(settings.name)) if local else source_of(settings.name).timm_name
+        model = _vit(architecture)
+        # Before the weights are fetched: a wrong setting should not cost a download.
+        _resolved(settings, depth=len(model.blocks), patch_size=int(model.patch_embed.patch_size[0]))
+        path = weights_path(settings.name)
+        _load_strictly(model, path)
+        return Encoder(model, settings, tensors_sha256(path))
+
+    def encode(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> Features:
+        """Tokens of images that are already as large as `settings.input_hw` (see `resize`).
+
+        Args:
+            images: (b, h, w, 3) uint8, red green blue.
+
+        Raises:
+            SettingsError: images of another size or type.
+        """
+        layers = list(self.settings.layers)
+        cls, patches = [], []
+        for batch in self._batches(images):
+            with torch.inference_mode(), self._autocast():
+                tokens = self._model.forward_intermediates(
+                    batch, indices=layers, return_prefix_tokens=True, norm=True, stop_early=True,
+                    output_fmt="NLC", intermediates_only=True,
+                )  # fmt: skip
+            cls.append(torch.stack([prefix[:, 0] for _, prefix in tokens], dim=1).float().cpu())
+            patches.append(torch.stack([patch for patch, _ in tokens], dim=1).float().cpu())
+        if not cls:
+            return Features(
+                torch.zeros(0, len(layers), self.channels), torch.zeros(0, len(layers), *self.grid_hw, self.channels)
+            )
+        tokens_patches = torch.cat(patches)
+        return Features(torch.cat(cls), tokens_patches.reshape(*tokens_patches.shape[:2], *self.grid_hw, self.channels))
+
+    def _batches(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> Iterator[torch.Tensor]:
+        """Normalised (b, 3, h, w) on the device, `settings.batch` at a time."""
+        shape = (*self.settings.input_hw, 3)
+        for start in range(0, len(images), self.settings.batch):
+            chunk = images[start : start + self.settings.batch]
+            for image in chunk:
+                if image.shape != shape or image.dtype != np.uint8:
+                    raise SettingsError(
+                        "image",
+                        expected=f"uint8 of shape {shape}",
+                        got=f"{image.dtype} of shape {image.shape}",
+                        remedy="resize it to the encoder's input_hw (rad3d.encoder.resize)",
+                    )
+            pixels = torch.from_numpy(np.stack(list(chunk))).to(self._device).permute(0, 3, 1, 2)
+            yield (pixels.float() / 255.0 - self._mean) / self._std
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+
+def resize(image: Image, size_hw: tuple[int, int]) -> Image:
+    """The image at another size, bicubic with antialiasing; keeping the aspect is the caller's duty.
+
+    >>> resize(np.zeros((600, 800, 3), np.uint8), (448, 336)).shape
+    (448, 336, 3)
+    """
+    height, width = size_hw
+    return np.asarray(PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.BICUBIC))
+
+
+def rad_input(image: Image, resize: int = 512, crop: int = 448) -> Image:
+    """RAD's input: squashed to a square (torchvision's Resize: bilinear, antialiased), then its centre.
+
+    >>> rad_input(np.zeros((600, 800, 3), np.uint8)).shape
+    (448, 448, 3)
+    """
+    square = PillowImage.fromarray(image).resize((resize, resize), PillowImage.Resampling.BILINEAR)
+    start = round((resize - crop) / 2)
+    return np.asarray(square.crop((start, start, start + crop, start + crop)))
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 matrices natively; elsewhere it is slower than float32."""
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return any(bool(able.get(unit)) for unit in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def _vit(architecture: str) -> Any:
+    """An empty timm ViT whose positions follow the size of the input."""
+    import timm
+
+    try:
+        model = timm.create_model(architecture, pretrained=False, dynamic_img_size=True)
+    except (RuntimeError, TypeError) as error:
+        raise _no_vit(architecture) from error
+    # Without class token or final norm there is no descriptor and nothing to pass the layers through.
+    if getattr(model, "cls_token", None) is None or not isinstance(getattr(model, "norm", None), torch.nn.LayerNorm):
+        raise _no_vit(architecture)
+    return model
+
+
+def _no_vit(architecture: str) -> SettingsError:
+    return SettingsError(
+        f"encoder {architecture!r}",
+        expected="a vision transformer of timm with a class token and a final LayerNorm",
+        got="another architecture",
+        remedy="see `rad3d weights list`",
+    )
+
+
+def _load_strictly(model: Any, path: Path) -> None:
+    """Weights into a model, every one of them: a missing one would stay random."""
+    from safetensors.torch import load_file
+
+    # Hub files may still carry their first authors' names; timm keeps the renaming beside each architecture.
+    state = sys.modules[type(model).__module__].checkpoint_filter_fn(load_file(path), model)
+    missing = [name for name in model.state_dict() if name not in state and not name.startswith("head.")]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    unexpected = [name for name, tensor in state.items() if tensor.shape != shapes.get(name, None)]
+    unexpected = [name for name in unexpected if not name.startswith("head.")]
+    if missing or unexpected:
+        raise WeightsError(
+            path,
+            expected=f"exactly the weights of {model.pretrained_cfg['architecture']}",
+            got=f"{len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected or misshapen {unexpected[:3]}",
+            remedy="give the checkpoint of that architecture, or correct its config.json",
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _resolved(settings: EncoderSettings, *, depth: int, patch_size: int) -> EncoderSettings:
+    layers = tuple(settings.layers) or tuple((block + 1) * depth // 12 - 1 for block in (3, 6, 9, 11))
+    if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < depth:
+        raise SettingsError(
+            "encoder.layers",
+            expected=f"ascending blocks from 0 to {depth - 1}",
+            got=f"{layers}",
+            remedy="change the setting, or leave it empty for RAD's",
+        )
+    height, width = settings.input_hw
+    if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
+        raise SettingsError(
+            "encoder.input_hw",
+            expected=f"multiples of the patch, {patch_size}",
+            got=f"{settings.input_hw}",
+            remedy=f"use {tuple(max(patch_size, round(side / patch_size) * patch_size) for side in (height, width))}",
+        )
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("encoder.device", expected="a CUDA device", got="none", remedy='use "auto" or "cpu"')
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bfloat16" if has_fast_bfloat16(device) else "float32"
+    return replace(settings, layers=layers, precision=precision, device=device)
+
+
+def _fingerprint(settings: EncoderSettings, weights_sha256: str) -> str:
+    """Readable in front, and a hash over everything that changes the numbers (not device or batch)."""
+    name = Path(settings.name).name if settings.name.endswith(".safetensors") else settings.name
+    size = "x".join(map(str, settings.input_hw))
+    layers = ".".join(map(str, settings.layers))
+    readable = f"{name}/{size}/l{layers}/{settings.precision}"
+    return f"{readable}/{hashlib.sha256(f'{readable}/{weights_sha256}'.encode()).hexdigest()[:8]}"
