@@ -1,0 +1,234 @@
+"""Point cloud files other than PLY: PCD, text, LAS."""
+
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rad3d.errors import DependencyError, ScanError
+from rad3d.files import Contents, read_bytes
+from rad3d.ply import as_colours
+
+_REMEDY = "export or copy the file again"
+
+
+@dataclass(frozen=True, eq=False)
+class PcdData:
+    """What a PCD file holds; `size_hw` is (1, n) unless the cloud is organised."""
+
+    size_hw: tuple[int, int]
+    columns: dict[str, np.ndarray]
+
+
+def read_pcd(path: Path) -> PcdData:
+    """PCD 0.7: ascii, binary and binary_compressed (https://pointclouds.org/documentation/tutorials/pcd_file_format.html).
+
+    Raises:
+        ScanError: not a PCD file, or truncated.
+    """
+    data = read_bytes(path, "a PCD cloud")
+    header: dict[str, list[str]] = {}
+    end = 0
+    while "DATA" not in header:
+        newline = data.find(b"\n", end)
+        if newline < 0 or newline > 65536:
+            raise ScanError(path, expected="a PCD header up to DATA", got="another or a truncated one", remedy=_REMEDY)
+        key, *words = data[end:newline].split(b"#")[0].decode("latin-1").split() or [""]
+        header[key] = words
+        end = newline + 1
+    try:
+        sizes = [int(size) for size in header["SIZE"]]
+        counts = [int(count) for count in header.get("COUNT", ["1"] * len(sizes))]
+        kinds = [kind.lower() + str(size) for kind, size in zip(header["TYPE"], sizes, strict=True)]
+        width, height = int(header["WIDTH"][0]), int(header["HEIGHT"][0])
+        encoding = header["DATA"][0]
+        names = [f"{name}.{i}" if name == "_" else name for i, name in enumerate(header["FIELDS"])]
+        row = np.dtype([(n, "<" + k, (c,)) for n, k, c in zip(names, kinds, counts, strict=True)])
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise ScanError(path, expected="a PCD 0.7 header", got=f"a damaged one ({error})", remedy=_REMEDY) from error
+    number = width * height
+    truncated = ScanError(path, expected=f"{number} points as its header says", got="a truncated file", remedy=_REMEDY)
+    if encoding == "ascii":
+        try:
+            flat = np.array(data[end:].split(), dtype=np.float64)
+        except ValueError as error:
+            raise ScanError(path, expected="numbers after the header", got=str(error), remedy=_REMEDY) from error
+        if len(flat) < number * sum(counts):
+            raise truncated
+        table = flat[: number * sum(counts)].reshape(number, sum(counts))
+        starts = np.cumsum([0, *counts])
+        columns = {n: table[:, s].astype(k) for n, k, s in zip(names, kinds, starts, strict=False)}
+    elif encoding == "binary":
+        if len(data) < end + number * row.itemsize:
+            raise truncated
+        rows = np.frombuffer(data, row, number, end)
+        columns = {name: np.ascontiguousarray(rows[name][:, 0]) for name in names}
+    elif encoding == "binary_compressed":
+        packed, unpacked = struct.unpack_from("<II", data, end) if len(data) >= end + 8 else (1, 0)
+        if len(data) < end + 8 + packed or unpacked != number * row.itemsize:
+            raise truncated
+        body = _lzf_decompress(path, data[end + 8 : end + 8 + packed], unpacked)
+        columns, start = {}, 0
+        for name, kind, count in zip(names, kinds, counts, strict=True):  # one field after the other
+            columns[name] = np.frombuffer(body, "<" + kind, number * count, start)[::count]
+            start += number * count * np.dtype(kind).itemsize
+    else:
+        raise ScanError(path, expected="DATA ascii, binary or binary_compressed", got=encoding, remedy=_REMEDY)
+    if not {"x", "y", "z"} <= set(columns):
+        raise ScanError(path, expected="fields x, y, z", got=", ".join(columns), remedy=_REMEDY)
+    return PcdData((height, width), columns)
+
+
+def _lzf_decompress(path: Path, data: bytes, size: int) -> bytes:
+    """LZF (Lehmann): literal runs and back references."""
+    out = bytearray()
+    position = 0
+    try:
+        while position < len(data):
+            control = data[position]
+            position += 1
+            if control < 32:
+                out += data[position : position + control + 1]
+                position += control + 1
+                continue
+            length = control >> 5
+            if length == 7:
+                length += data[position]
+                position += 1
+            start = len(out) - ((control & 31) << 8) - data[position] - 1
+            position += 1
+            if start < 0:
+                raise IndexError
+            piece = out[start : start + length + 2]
+            while len(piece) < length + 2:  # the reference runs into what it writes itself
+                piece += piece[: length + 2 - len(piece)]
+            out += piece
+    except IndexError:
+        position = -1
+    if position < 0 or len(out) != size:
+        raise ScanError(path, expected="LZF compressed points", got="damaged ones", remedy=_REMEDY)
+    return bytes(out)
+
+
+def read_pcd_cloud(path: Path) -> Contents:
+    """A PCD file as a cloud."""
+    columns = read_pcd(path).columns
+    vertices = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float64)
+    normals = None
+    if {"normal_x", "normal_y", "normal_z"} <= set(columns):
+        normals = np.stack([columns[f"normal_{axis}"] for axis in "xyz"], axis=1).astype(np.float64)
+    colours = None
+    packed = columns.get("rgb", columns.get("rgba"))
+    if packed is not None:  # 0xRRGGBB, often stored in the bits of a float
+        bits = packed.view(np.uint32) if packed.dtype.kind == "f" else packed.astype(np.uint32)
+        colours = np.stack([bits >> 16 & 255, bits >> 8 & 255, bits & 255], axis=1).astype(np.uint8)
+    return Contents(vertices, None, colours, normals)
+
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf"
+_COLUMN_NAMES = {
+    "red": "r", "green": "g", "blue": "b", "normal_x": "nx", "normal_y": "ny", "normal_z": "nz",
+}  # fmt: skip
+
+
+def looks_like_points(path: Path) -> bool:
+    """Whether the first lines of a text file hold rows of at least three numbers."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = [file.readline(4096) for _ in range(8)]
+    return any(_is_row(line) for line in lines)
+
+
+def _is_row(line: str) -> bool:
+    words = _words(line)
+    return len(words) >= 3 and all(re.fullmatch(_NUMBER, word, re.IGNORECASE) for word in words)
+
+
+def _words(line: str) -> list[str]:
+    if ";" in line:  # then a comma is a decimal one
+        return [word.strip().replace(",", ".") for word in line.strip().strip(";").split(";")]
+    return line.replace(",", " ").split()
+
+
+def read_text_cloud(path: Path) -> Contents:
+    """XYZ, TXT and CSV: rows of numbers, delimiter and header found out; colours and normals where recognised.
+
+    Without a header, columns 4 to 6 are colours if they are whole numbers from 0 to 255, normals if they have length 1.
+
+    Raises:
+        ScanError: rows that are not numbers, or of different lengths.
+    """
+    text = read_bytes(path, "a text file with rows x y z").decode("utf-8-sig", "replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    start = next((i for i, line in enumerate(lines) if _is_row(line)), None)
+    if start is None:
+        raise ScanError(
+            path, expected="rows of numbers x y z", got=f"{lines[0][:40]!r}" if lines else "blank lines", remedy=_REMEDY
+        )
+    rows = [line for line in lines[start:] if not line.lstrip().startswith(("#", "//"))]
+    try:
+        table = np.array([_words(line) for line in rows], dtype=np.float64)
+    except ValueError as error:
+        bad = next((line for line in rows if not _is_row(line) or len(_words(line)) != len(_words(rows[0]))), "")
+        raise ScanError(
+            path,
+            expected=f"rows of {len(_words(rows[0]))} numbers",
+            got=f"the row {bad[:60]!r}",
+            remedy="remove or mend that row",
+        ) from error
+    names = [re.sub(r"[^a-z_]", "", re.sub(r"\(.*|\[.*", "", word.lower())) for word in _words(lines[start - 1])]
+    names = [_COLUMN_NAMES.get(name, name) for name in names if name] if start else []
+    if len(names) != table.shape[1] or not {"x", "y", "z"} <= set(names):
+        names = _guessed_names(table)
+    column = {name: table[:, i] for i, name in enumerate(names)}
+
+    def group(*wanted: str) -> np.ndarray | None:
+        return np.stack([column[name] for name in wanted], axis=1) if set(wanted) <= set(column) else None
+
+    colours = group("r", "g", "b")
+    vertices = group("x", "y", "z")
+    assert vertices is not None
+    return Contents(vertices, None, None if colours is None else as_colours(colours), group("nx", "ny", "nz"))
+
+
+def _guessed_names(table: np.ndarray) -> list[str]:
+    names = ["x", "y", "z", *[f"column{i}" for i in range(3, table.shape[1])]]
+    for first in range(3, table.shape[1] - 2, 3):
+        block = table[:, first : first + 3]
+        if (block == block.round()).all() and (block >= 0).all() and (block <= 255).all() and block.max() > 1:
+            names[first : first + 3] = ["r", "g", "b"]
+        elif np.allclose(np.linalg.norm(block, axis=1), 1, atol=0.01):
+            names[first : first + 3] = ["nx", "ny", "nz"]
+    return names
+
+
+def read_las(path: Path) -> Contents:
+    """LAS and LAZ, through laspy.
+
+    Raises:
+        DependencyError: laspy (or, for LAZ, its decompressor) is missing.
+        ScanError: not a LAS file, or truncated.
+    """
+    read_bytes(path, "a LAS cloud")
+    try:
+        import laspy
+    except ImportError as error:
+        raise DependencyError(
+            path, expected="the package laspy for LAS files", got=str(error), remedy="pip install 'rad3d[las]'"
+        ) from error
+    try:
+        las = laspy.read(path)
+    except laspy.errors.LaspyException as error:
+        if "backend" in str(error).lower():
+            raise DependencyError(
+                path, expected="a decompressor for LAZ", got=str(error), remedy="pip install 'laspy[lazrs]'"
+            ) from error
+        raise ScanError(path, expected="a LAS file", got=str(error), remedy=_REMEDY) from error
+    except (ValueError, struct.error, EOFError) as error:
+        raise ScanError(path, expected="a LAS file", got=f"a truncated one ({error})", remedy=_REMEDY) from error
+    colours = None
+    if {"red", "green", "blue"} <= set(las.point_format.dimension_names):
+        colours = np.stack([np.asarray(las.red), np.asarray(las.green), np.asarray(las.blue)], axis=1)
+        colours = as_colours(colours if colours.size and colours.max() > 255 else colours.astype(np.uint8))
+    return Contents(np.asarray(las.xyz, np.float64), None, colours)

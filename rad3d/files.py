@@ -1,0 +1,135 @@
+"""Files that are complete or not there, and what identifies them."""
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rad3d.arrays import Colours, Faces, Points
+from rad3d.errors import ResultError, ScanError
+from rad3d.scan import Texture
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The content of a file that must not be empty; `what` says what it should have been, as in "a mesh".
+
+    Raises:
+        ScanError: missing, unreadable or empty.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ScanError(
+            path, expected=what, got=error.strerror or str(error), remedy="check the path and its permissions"
+        ) from error
+    if not data:
+        raise ScanError(path, expected=what, got="an empty file (0 bytes)", remedy="export or copy it again")
+    return data
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A temporary sibling to write to, renamed to `path` at the end and removed on any exception.
+
+    Raises:
+        ResultError: it cannot be written (disk full, no permission).
+    """
+    path = Path(path)
+    partial = _partial(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary sibling folder to fill, renamed to `path` at the end and removed on any exception.
+
+    An older folder is replaced if it is empty or shares a file name with the new one; any other is somebody's data.
+
+    Raises:
+        ResultError: it cannot be written (disk full, no permission), or `path` holds something else.
+    """
+    path = Path(path).resolve()  # "." has no name to put a sibling beside, and a link is filled where it leads
+    partial = _partial(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if path.exists():
+            _replace(path, partial)
+        else:
+            partial.rename(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put folder `new` in the place of an older version of itself."""
+    if not path.is_dir():
+        raise ResultError(
+            path, expected="a folder or nothing", got="a file", remedy="choose another output or remove it"
+        )
+    old_names = {item.name for item in path.iterdir()}
+    if old_names and not any((new / name).is_file() for name in old_names):
+        raise ResultError(
+            path,
+            expected="an empty folder or an older version of the same output",
+            got=f"a folder with other files ({', '.join(sorted(old_names)[:3])})",
+            remedy="choose another output or remove the folder",
+        )
+    old = _partial(path)
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".partial-{uuid.uuid4().hex[:12]}")
+
+
+def _unwritable(path: Path, error: OSError) -> ResultError:
+    return ResultError(
+        path,
+        expected="a writable place with enough room",
+        got=str(error),
+        remedy="free disk space, check permissions or choose another output; nothing was left behind",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a mesh or cloud file holds, in its own unit and order.
+
+    Args:
+        vertices: (n, 3), every vertex of the file.
+        faces: (m, 3) triangles, or None for clouds.
+        colours: (n, 3) uint8, or None.
+        normals: (n, 3), or None.
+        texture: texture of the faces, or None.
+    """
+
+    vertices: Points
+    faces: Faces | None = None
+    colours: Colours | None = None
+    normals: Points | None = None
+    texture: Texture | None = None

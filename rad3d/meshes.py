@@ -1,0 +1,297 @@
+"""Mesh files other than PLY, with every vertex in the order of the file (general loaders merge and reorder them)."""
+
+import json
+import re
+import struct
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rad3d.arrays import Faces
+from rad3d.errors import ScanError
+from rad3d.files import Contents, read_bytes
+from rad3d.ply import as_colours, fan_triangles
+from rad3d.scan import Texture
+
+_REMEDY = "export or copy the file again"
+_PLAIN = 200
+"""Grey of what has no colour beside coloured geometry."""
+
+
+def read_stl(path: Path) -> Contents:
+    """STL, binary or ascii: three vertices per facet, as they stand in the file.
+
+    Raises:
+        ScanError: truncated, or not STL.
+    """
+    data = read_bytes(path, "an STL mesh")
+    count = struct.unpack_from("<I", data, 80)[0] if len(data) >= 84 else -1
+    is_text = data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:2048].lower()
+    if len(data) == 84 + 50 * count or (0 < 84 + 50 * count <= len(data) and not is_text):
+        rows = np.frombuffer(data, [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")], count, 84)
+        vertices = rows["corners"].reshape(-1, 3)
+    elif is_text:
+        found = re.findall(rb"^\s*vertex\s+(\S+)\s+(\S+)\s+(\S+)\s*$", data, re.MULTILINE | re.IGNORECASE)
+        if b"endsolid" not in data.lower() or len(found) % 3:
+            raise ScanError(
+                path,
+                expected="facets of three vertices up to 'endsolid'",
+                got=f"a truncated file with {len(found)} vertices",
+                remedy=_REMEDY,
+            )
+        vertices = _numbers(path, found).reshape(-1, 3)
+    else:
+        got = f"{len(data)} bytes" if count < 0 else f"{len(data)} bytes for {count} triangles (truncated, or no STL)"
+        raise ScanError(path, expected="84 bytes and 50 more per triangle", got=got, remedy=_REMEDY)
+    return Contents(vertices.astype(np.float64), np.arange(len(vertices)).reshape(-1, 3))
+
+
+def read_off(path: Path) -> Contents:
+    """OFF and COFF, ascii.
+
+    Raises:
+        ScanError: truncated, or not OFF.
+    """
+    lines = [line.split(b"#")[0].split() for line in read_bytes(path, "an OFF mesh").splitlines()]
+    lines = [line for line in lines if line]
+    keyword = lines[0][0].upper() if lines else b""
+    if keyword not in (b"OFF", b"COFF"):
+        raise ScanError(path, expected="an OFF file (first word OFF or COFF)", got=f"{keyword!r}", remedy=_REMEDY)
+    counts = lines[0][1:] or lines[1]
+    body = lines[1 if lines[0][1:] else 2 :]
+    vertex_count, face_count = (int(number) for number in counts[:2])
+    if len(body) < vertex_count + face_count:
+        raise ScanError(
+            path,
+            expected=f"{vertex_count} vertices and {face_count} faces as its header says",
+            got=f"a truncated file with {len(body)} rows",
+            remedy=_REMEDY,
+        )
+    table = _numbers(path, body[:vertex_count])
+    polygons = [_numbers(path, [row[: 1 + int(row[0])]])[0, 1:] for row in body[vertex_count:][:face_count]]
+    faces = _triangles(path, polygons, vertex_count)
+    colours = None
+    if keyword == b"COFF" and table.shape[1] >= 6:
+        colours = as_colours(table[:, 3:6])
+    return Contents(table[:, :3], faces, colours)
+
+
+def _numbers(path: Path, rows: Any) -> np.ndarray:
+    try:
+        return np.array(rows, dtype=np.float64)
+    except ValueError as error:
+        raise ScanError(path, expected="rows of numbers of one length", got=str(error), remedy=_REMEDY) from error
+
+
+def _triangles(path: Path, polygons: list[np.ndarray], vertex_count: int) -> Faces:
+    """Polygons as triangles."""
+    if not polygons:
+        return np.empty((0, 3), np.int64)
+    items = np.concatenate(polygons).astype(np.int64)
+    if not 0 <= items.min() <= items.max() < vertex_count:
+        raise ScanError(
+            path,
+            expected=f"faces over {vertex_count} vertices",
+            got=f"vertex indices from {items.min()} to {items.max()}",
+            remedy=_REMEDY,
+        )
+    faces: Faces = items[fan_triangles(np.array([len(polygon) for polygon in polygons]))[0]]
+    return faces
+
+
+def read_obj(path: Path) -> Contents:
+    """OBJ: the `v` lines in file order, whatever seams the texture has; textures from the material file.
+
+    Raises:
+        ScanError: lines that are not OBJ, or faces without their vertices.
+    """
+    text = read_bytes(path, "an OBJ mesh").decode("utf-8", "replace").replace("\\\n", " ")
+    positions: list[list[str]] = []
+    uvs: list[list[str]] = []
+    polygons: list[list[str]] = []
+    material_of: list[str] = []
+    material, libraries = "", []
+    for line in text.splitlines():
+        key, _, rest = line.strip().partition(" ")
+        if key == "v":
+            positions.append(rest.split())
+        elif key == "vt":
+            uvs.append(rest.split()[:2])
+        elif key == "f":
+            polygons.append(rest.split())
+            material_of.append(material)
+        elif key == "usemtl":
+            material = rest.strip()
+        elif key == "mtllib":
+            libraries.append(rest.strip())
+    table = _numbers(path, positions or np.empty((0, 3)))
+    if len(table) and table.shape[1] < 3:
+        raise ScanError(path, expected="v lines with x, y, z", got=f"{table.shape[1]} numbers", remedy=_REMEDY)
+    colours = as_colours(table[:, 3:6]) if table.shape[1] in (6, 7) else None
+    if not polygons:
+        return Contents(table[:, :3], None, colours)
+    counts = np.array([len(polygon) for polygon in polygons])
+    corners, polygon_of = fan_triangles(counts)
+    corner_v, corner_vt = _obj_corners(path, polygons, len(table), len(uvs))
+    texture = None
+    if uvs and (corner_vt >= 0).any():
+        texture = _obj_texture(
+            path, libraries, _numbers(path, uvs), corner_vt[corners], [material_of[i] for i in polygon_of]
+        )
+    return Contents(table[:, :3], corner_v[corners], colours, None, texture)
+
+
+def _obj_corners(path: Path, polygons: list[list[str]], v_count: int, vt_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """0-based vertex and texture indices of all corners; -1 = no texture coordinate."""
+    corners = [corner.split("/") for polygon in polygons for corner in polygon]
+    try:
+        v = np.array([int(corner[0]) for corner in corners])
+        vt = np.array([int(corner[1]) if len(corner) > 1 and corner[1] else 0 for corner in corners])
+    except ValueError as error:
+        raise ScanError(path, expected="faces as v/vt/vn", got=str(error), remedy=_REMEDY) from error
+    # negative numbers count back from the last vertex; files that use them with later vertices are rare and not read
+    v = np.where(v < 0, v + v_count, v - 1)
+    vt = np.where(vt < 0, vt + vt_count, vt - 1)
+    for name, index, count in (("v", v, v_count), ("vt", vt, vt_count)):
+        if len(index) and (index.max() >= count or index.min() < (0 if name == "v" else -1)):
+            raise ScanError(
+                path,
+                expected=f"faces over {count} '{name}' lines",
+                got=f"an index outside of them (0-based {index.min()} to {index.max()})",
+                remedy=_REMEDY,
+            )
+    return v, vt
+
+
+def _obj_texture(
+    path: Path, libraries: list[str], uvs: np.ndarray, corner_vt: np.ndarray, material_of: list[str]
+) -> Texture | None:
+    """The images of the materials; None where none can be read."""
+    from trimesh.exchange.obj import parse_mtl
+    from trimesh.resolvers import FilePathResolver
+
+    resolver = FilePathResolver(str(path))
+    images: list[np.ndarray] = []
+    index_of: dict[str, int] = {}
+    for library in libraries:
+        if not (path.parent / library).is_file():
+            continue
+        for name, values in parse_mtl((path.parent / library).read_bytes(), resolver=resolver).items():
+            if values.get("image") is not None:
+                index_of[name] = len(images)
+                images.append(np.asarray(values["image"].convert("RGB")))
+    if not images:
+        return None
+    image_index = np.array([index_of.get(name, -1) for name in material_of])
+    image_index[(corner_vt < 0).any(axis=1)] = -1
+    return Texture(tuple(images), uvs[corner_vt], image_index)
+
+
+def read_gltf(path: Path) -> Contents:
+    """GLB and glTF: the meshes of all nodes of the scene, in the order of the nodes, moved to where the scene has them.
+
+    Raises:
+        ScanError: truncated, or not glTF.
+    """
+    import trimesh
+
+    data = read_bytes(path, "a glTF mesh")
+    try:
+        data = _with_numbered_nodes(data, path.suffix.lower() == ".glb")
+        scene = trimesh.load_scene(
+            BytesIO(data), file_type=path.suffix.lower()[1:], resolver=trimesh.resolvers.FilePathResolver(str(path))
+        )
+    except Exception as error:  # trimesh lets through whatever its decoders meet
+        raise ScanError(
+            path, expected="a glTF 2.0 file", got=f"one that cannot be read ({error})", remedy=_REMEDY
+        ) from error
+    parts = []
+    for frame in sorted(scene.graph.nodes_geometry, key=lambda name: int(str(name).split("_")[0])):
+        matrix, name = scene.graph[frame]
+        geometry = scene.geometry[name]
+        if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud):
+            parts.append(_gltf_part(geometry, np.asarray(matrix)))
+    if any(part.faces is not None for part in parts):
+        parts = [part for part in parts if part.faces is not None]
+    return _joined(parts)
+
+
+def _with_numbered_nodes(data: bytes, binary: bool) -> bytes:
+    """The same file with nodes named by their number, because trimesh returns them in another order."""
+    if not binary:
+        header = json.loads(data)
+    else:
+        magic, _, length, json_length, _ = struct.unpack_from("<4sIIII", data)
+        if magic != b"glTF" or length > len(data):
+            raise ValueError(f"truncated: {len(data)} of {length} bytes" if magic == b"glTF" else "not a GLB file")
+        header = json.loads(data[20 : 20 + json_length])
+    for number, node in enumerate(header.get("nodes", [])):
+        node["name"] = str(number)
+    text = json.dumps(header).encode()
+    if not binary:
+        return text
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + json_length :]
+    return struct.pack("<4sIII4s", b"glTF", 2, 20 + len(text) + len(rest), len(text), b"JSON") + text + rest
+
+
+def _gltf_part(geometry: Any, matrix: np.ndarray) -> Contents:
+    vertices = np.asarray(geometry.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+    if not hasattr(geometry, "faces"):
+        colours = geometry.colors
+        return Contents(vertices, None, as_colours(np.asarray(colours))[:, :3] if len(colours) else None)
+    faces = np.asarray(geometry.faces, np.int64)
+    if np.linalg.det(matrix[:3, :3]) < 0:  # a mirroring node turns the triangles inside out
+        faces = faces[:, ::-1]
+    visual = geometry.visual
+    colours = visual.vertex_attributes.get("color") if visual.kind == "texture" else visual.vertex_colors
+    if visual.kind is None or (visual.kind == "texture" and colours is None):
+        colours = None
+    if visual.kind != "texture":
+        return Contents(vertices, faces, None if colours is None else as_colours(np.asarray(colours))[:, :3])
+    image = getattr(visual.material, "baseColorTexture", None)
+    if image is None or visual.uv is None:
+        if colours is None:
+            colours = np.tile(np.asarray(visual.material.main_color, np.uint8), (len(vertices), 1))
+        return Contents(vertices, faces, as_colours(np.asarray(colours))[:, :3])
+    texture = Texture(
+        (np.asarray(image.convert("RGB")),), np.asarray(visual.uv, np.float64)[faces], np.zeros(len(faces), np.int64)
+    )
+    return Contents(vertices, faces, None if colours is None else as_colours(np.asarray(colours))[:, :3], None, texture)
+
+
+def _joined(parts: list[Contents]) -> Contents:
+    """Several meshes, or several clouds, as one."""
+    if not parts:
+        return Contents(np.empty((0, 3)))
+    first_vertex = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    faces = [part.faces + first for part, first in zip(parts, first_vertex, strict=False) if part.faces is not None]
+    colours = None
+    if any(part.colours is not None for part in parts):
+        plain = [np.full((len(part.vertices), 3), _PLAIN, np.uint8) for part in parts]
+        colours = np.concatenate(
+            [grey if part.colours is None else part.colours for part, grey in zip(parts, plain, strict=True)]
+        )
+    texture = None
+    if any(part.texture is not None for part in parts):
+        images: list[np.ndarray] = []
+        uvs, indices = [], []
+        for part in parts:
+            count = 0 if part.faces is None else len(part.faces)
+            if part.texture is None:
+                uvs.append(np.zeros((count, 3, 2)))
+                indices.append(np.full(count, -1))
+            else:
+                uvs.append(part.texture.corner_uv)
+                indices.append(part.texture.image_index + len(images))
+                images += part.texture.images
+        texture = Texture(tuple(images), np.concatenate(uvs), np.concatenate(indices))
+    return Contents(
+        np.concatenate([part.vertices for part in parts]),
+        np.concatenate(faces) if faces else None,
+        colours,
+        None,
+        texture,
+    )
