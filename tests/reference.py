@@ -1,1 +1,108 @@
 """Slow, obvious versions of fast paths, for the tests to compare with."""
+
+import itertools
+
+import numpy as np
+
+
+def confusion_counts(scores, bad, weights):
+    """For every distinct threshold, falling: (threshold, weight of defective passed, of defect-free passed)."""
+    for threshold in sorted(set(scores), reverse=True):
+        passed = [s >= threshold for s in scores]
+        yield (
+            threshold,
+            sum(w for p, b, w in zip(passed, bad, weights, strict=True) if p and b),
+            sum(w for p, b, w in zip(passed, bad, weights, strict=True) if p and not b),
+        )
+
+
+def auroc(scores, bad, weights):
+    """Share of (defective, defect-free) pairs in the right order, a tie counting half."""
+    won = total = 0.0
+    for s, b, w in zip(scores, bad, weights, strict=True):
+        for t, c, v in zip(scores, bad, weights, strict=True):
+            if b and not c:
+                total += w * v
+                won += w * v * (1.0 if s > t else 0.5 if s == t else 0.0)
+    return won / total
+
+
+def average_precision(scores, bad, weights):
+    """Sum of precision x gain in recall over falling thresholds."""
+    total = sum(w for b, w in zip(bad, weights, strict=True) if b)
+    result = before = 0.0
+    for _, true, false in confusion_counts(scores, bad, weights):
+        if true > before:
+            result += true / (true + false) * (true - before) / total
+        before = true
+    return result
+
+
+def f1_max(scores, bad, weights):
+    """The largest F1 over all thresholds."""
+    total = sum(w for b, w in zip(bad, weights, strict=True) if b)
+    return max(2 * t / (t + f + total) for _, t, f in confusion_counts(scores, bad, weights))
+
+
+def aupro(scores, regions, weights, limit):
+    """Trapezoids under mean region overlap against pooled false positive rate, one point a distinct score.
+
+    `scores`, `regions` (ids, 0 = defect-free) and `weights` are lists of flat lists, one per image.
+    """
+    flat = [
+        (s, (i, r) if r else None, w)
+        for i, (ss, rs, ws) in enumerate(zip(scores, regions, weights, strict=True))
+        for s, r, w in zip(ss, rs, ws, strict=True)
+    ]
+    names = sorted({r for _, r, _ in flat if r})
+    good = sum(w for _, r, w in flat if not r)
+    points = [(0.0, 0.0)]
+    for threshold in sorted({s for s, _, _ in flat}, reverse=True):
+        rate = sum(w for s, r, w in flat if not r and s >= threshold) / good
+        overlaps = [
+            sum(w for s, r, w in flat if r == name and s >= threshold) / sum(w for _, r, w in flat if r == name)
+            for name in names
+        ]
+        points.append((rate, sum(overlaps) / len(overlaps)))
+    area = 0.0
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x1 <= x0:
+            continue
+        end = min(x1, limit)
+        if end > x0:
+            y_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
+            area += (end - x0) * (y0 + y_end) / 2
+    return area / limit
+
+
+def regions_of(mask):
+    """8-connected components by flood fill: (H, W) ids from 1."""
+    ids = np.zeros(mask.shape, int)
+    for start in zip(*np.nonzero(mask), strict=True):
+        if ids[start]:
+            continue
+        name, todo = ids.max() + 1, [start]
+        while todo:
+            r, c = todo.pop()
+            if 0 <= r < mask.shape[0] and 0 <= c < mask.shape[1] and mask[r, c] and not ids[r, c]:
+                ids[r, c] = name
+                todo += [(r + i, c + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return ids
+
+
+def aupro_rad(maps, masks):
+    """The published code's loop: 200 thresholds, rates below 0.3, divided by the largest of them."""
+    low, high = maps.min(), maps.max()
+    rates, overlaps = [], []
+    for threshold in np.arange(low, high, (high - low) / 200):
+        passed = maps > threshold
+        shares = []
+        for one, mask in zip(passed, masks, strict=True):
+            ids = regions_of(mask)
+            shares += [one[ids == name].mean() for name in range(1, ids.max() + 1)]
+        rates.append((passed & ~masks).sum() / (~masks).sum())
+        overlaps.append(np.mean(shares))
+    kept = [(x, y) for x, y in zip(rates, overlaps, strict=True) if x < 0.3]
+    largest = max(x for x, _ in kept)
+    kept = [(x / largest, y) for x, y in kept]
+    return sum((a[0] - b[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(kept))
