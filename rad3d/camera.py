@@ -53,12 +53,12 @@ class Camera:
     @property
     def centre_mm(self) -> Vector:
         """Where the camera stands in the part frame."""
-        return self.part_from_camera[:3, 3]
+        return np.asarray(self.part_from_camera[:3, 3])
 
     @property
     def direction(self) -> Vector:
         """Where the camera looks in the part frame (unit)."""
-        return self.part_from_camera[:3, 2]
+        return np.asarray(self.part_from_camera[:3, 2])
 
     def moved(self, target_from_part: Pose) -> "Camera":
         """The same camera with its pose in another frame."""
@@ -82,4 +82,4 @@ class Camera:
 
     def unproject(self, depth_mm: ScoreMap) -> PointMap:
         """A depth map (h, w) -> positions (h, w, 3) in the part frame; NaN depth gives NaN positions."""
-        return self.centre_mm + self.ray_directions() * depth_mm[..., None]
+        return np.asarray(self.centre_mm + self.ray_directions() * depth_mm[..., None])

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from PIL import Image as PilImage
 
 from rad3d.arrays import Colours, Faces, Image, Matrix3, Points, Pose, ScoreMap, Values
 from rad3d.errors import ResultError
-from rad3d.io import atomic_folder, read_ply, write_ply
+from rad3d.files import atomic_folder
+from rad3d.ply import read_ply, write_ply
 from rad3d.scan import MM_PER_UNIT, Unit
 
 SCHEMA_VERSION = 1
@@ -153,8 +154,13 @@ class Inspection:
         cleaned: dict[str, Any] = _without_nan({**report, "defects": [asdict(defect) for defect in self.defects]})
         return cleaned
 
-    def save(self, folder: str | Path) -> Path:
-        """Write scored.ply, report.json, views/ and maps/ into `folder`, all or nothing; an older result is replaced."""
+    def save(self, folder: str | Path, extra: Callable[[Path], object] | None = None) -> Path:
+        """Write scored.ply, report.json, views/ and maps/, all or nothing; an older result is replaced.
+
+        Args:
+            folder: where to.
+            extra: called with the folder before it is in place, to add files of its own.
+        """
         folder = Path(folder)
         with atomic_folder(folder) as new:
             per_unit = MM_PER_UNIT[self.unit]
@@ -171,6 +177,8 @@ class Inspection:
             for view in self.views:
                 PilImage.fromarray(view.image).save(new / "views" / f"{view.name}.png")
                 tifffile.imwrite(new / "maps" / f"{view.name}.tiff", view.score.astype(np.float32), compression="zlib")
+            if extra is not None:
+                extra(new)
         return folder
 
 
@@ -195,10 +203,7 @@ def load_result(folder: str | Path) -> Inspection:
             remedy="read it with the version of rad3d that wrote it, or inspect again",
         )
     ply = read_ply(folder / "scored.ply")
-    defects = tuple(
-        Defect(**{k: tuple(_or_nan(x) for x in v) if isinstance(v, list) else _or_nan(v) for k, v in defect.items()})
-        for defect in report.pop("defects")
-    )
+    defects = tuple(Defect(**_with_nan(defect)) for defect in report.pop("defects"))
     views = tuple(
         ViewScores(
             view["name"],
@@ -210,7 +215,7 @@ def load_result(folder: str | Path) -> Inspection:
         for view in report.pop("views")
     )
     del report["schema_version"]
-    numbers = {k: _or_nan(report[k]) for k in ("score", "threshold", "point_threshold", "coverage", "coverage_total")}
+    numbers = {k: _with_nan(report[k]) for k in ("score", "threshold", "point_threshold", "coverage", "coverage_total")}
     return Inspection(
         **{**report, **numbers},
         defects=defects,
@@ -250,5 +255,10 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _or_nan(value: Any) -> Any:
+def _with_nan(value: Any) -> Any:
+    """The inverse of `_without_nan` for one defect or number."""
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_with_nan(item) for item in value)
     return math.nan if value is None else value

@@ -65,6 +65,23 @@ class RetrievalSettings:
 
 
 @dataclass(frozen=True)
+class SurfaceSettings:
+    """Which remembered patches answer, by their place on the part (`rad3d.surface`).
+
+    Args:
+        radius_mm: how far away on the part.
+        min_neighbours: at least so many answer, the nearest ones where the radius holds fewer.
+        max_normal_angle: radians between the surface normals.
+        max_view_angle: radians between the lines of sight.
+    """
+
+    radius_mm: float = 6.0
+    min_neighbours: int = 24
+    max_normal_angle: float = 0.8
+    max_view_angle: float = 0.8
+
+
+@dataclass(frozen=True)
 class FusionSettings:
     """How the scores of several views become one score per surface point.
 
@@ -105,6 +122,7 @@ class Settings:
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
+    surface: SurfaceSettings = field(default_factory=SurfaceSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
 

@@ -68,7 +68,7 @@ class View:
         """Where there is surface (everywhere for an image without a cloud)."""
         if self.points_mm is None:
             return np.ones(self.size_hw, bool)
-        return np.isfinite(self.points_mm).all(axis=-1)
+        return np.asarray(np.isfinite(self.points_mm).all(axis=-1))
 
     def moved(self, target_from_source: Pose) -> "View":
         """The same view with points, normals and camera in another frame."""

@@ -106,3 +106,46 @@ def aupro_rad(maps, masks):
     largest = max(x for x, _ in kept)
     kept = [(x / largest, y) for x, y in kept]
     return sum((a[0] - b[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(kept))
+
+
+def rad_patch_scores(query, keys, pos_radius):
+    """RAD's patch scores, one patch at a time: query (l, h, w, c), keys (k, l, h, w, c) -> (l, h, w)."""
+    layers, height, width, _ = query.shape
+    scores = np.zeros((layers, height, width))
+    for layer in range(layers):
+        for row in range(height):
+            for column in range(width):
+                if pos_radius is None:
+                    near = keys[:, layer]
+                else:
+                    rows = slice(max(0, row - pos_radius), row + pos_radius + 1)
+                    columns = slice(max(0, column - pos_radius), column + pos_radius + 1)
+                    near = keys[:, layer, rows, columns]
+                similarity = near.reshape(-1, near.shape[-1]) @ query[layer, row, column]
+                scores[layer, row, column] = 1 - similarity.max()
+    return scores
+
+
+def rad_score_map(scores, size=256):
+    """RAD's map of one image: bilinear enlargement (align_corners false) and a zero-padded 5 x 5 Gaussian."""
+    height, width = scores.shape
+
+    def weights(source):
+        position = np.clip((np.arange(size) + 0.5) * source / size - 0.5, 0, None)
+        matrix = np.zeros((size, source))
+        for target, x in enumerate(position):
+            low = int(x)
+            high = min(low + 1, source - 1)
+            matrix[target, low] += 1 - (x - low)
+            matrix[target, high] += x - low
+        return matrix
+
+    enlarged = weights(height) @ scores @ weights(width).T
+    tap = np.exp(-0.5 * np.arange(-2, 3) ** 2)
+    tap /= tap.sum()
+    padded = np.pad(enlarged, 2)
+    result = np.zeros_like(enlarged)
+    for dy in range(5):
+        for dx in range(5):
+            result += tap[dy] * tap[dx] * padded[dy : dy + size, dx : dx + size]
+    return result

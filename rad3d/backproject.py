@@ -1,0 +1,87 @@
+"""Scores of views -> surface points: each point gets a score from every view that sees it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rad3d.arrays import Flags, Points, ScoreMap
+from rad3d.geometry import unit
+from rad3d.patches import Patches, sample_scores
+from rad3d.scan import Surface
+from rad3d.settings import FusionSettings
+from rad3d.view import View
+
+
+@dataclass(frozen=True, eq=False)
+class PointViews:
+    """What each view says of each surface point.
+
+    Args:
+        score: (v, n) float32, NaN where the view does not see the point.
+        incidence: (v, n) float32 cosine between normal and line of sight; 0 where not seen.
+    """
+
+    score: np.ndarray
+    incidence: np.ndarray
+
+
+def visible(view: View, surface: Surface, settings: FusionSettings) -> tuple[Flags, np.ndarray, np.ndarray]:
+    """Which surface points (n, 3) a view sees: flags (n,), pixels_xy (n, 2), cosine of incidence (n,).
+
+    A point is seen when the view's own surface, at the point's pixel or one beside it, lies within
+    `depth_tolerance_mm` of it along the line of sight, and the incidence is within the limit. On steep surface the
+    tolerance grows by what a pixel covers in depth.
+    """
+    count = len(surface.points_mm)
+    if view.camera is None or view.points_mm is None:
+        return np.zeros(count, bool), np.full((count, 2), np.nan), np.zeros(count)
+    pixels, depth = view.camera.project(surface.points_mm)
+    towards = unit(view.camera.centre_mm - surface.points_mm)
+    cosine = np.einsum("ij,ij->i", towards, surface.normals)
+    height, width = view.size_hw
+    column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (cosine >= np.cos(settings.max_incidence))
+    own_depth = np.linalg.norm(view.points_mm - view.camera.centre_mm.astype(np.float32), axis=-1)
+    candidates = np.flatnonzero(inside)
+    distance = np.linalg.norm(surface.points_mm[candidates] - view.camera.centre_mm, axis=1)
+    pixel_mm = depth[candidates] / view.camera.intrinsics[0, 0]
+    slope = np.sqrt(1 - np.minimum(cosine[candidates] ** 2, 1)) / np.maximum(cosine[candidates], 1e-3)
+    tolerance = settings.depth_tolerance_mm + pixel_mm * slope
+    agrees = np.zeros(len(candidates), bool)
+    for dy, dx in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)):
+        y = np.clip(row[candidates] + dy, 0, height - 1)
+        x = np.clip(column[candidates] + dx, 0, width - 1)
+        with np.errstate(invalid="ignore"):
+            agrees |= np.abs(own_depth[y, x] - distance) <= tolerance
+    seen = np.zeros(count, bool)
+    seen[candidates[agrees]] = True
+    return seen, pixels, np.where(seen, cosine, 0.0)
+
+
+def back_project(
+    views: Sequence[View], patches: Patches, scores: ScoreMap, surface: Surface, settings: FusionSettings
+) -> PointViews:
+    """Patch scores (n, h, w) of a specimen's views -> scores (v, points) of its surface."""
+    score = np.full((len(views), len(surface.points_mm)), np.nan, np.float32)
+    incidence = np.zeros_like(score)
+    for index, view in enumerate(views):
+        seen, pixels, cosine = visible(view, surface, settings)
+        score[index, seen] = sample_scores(patches, scores, index, pixels[seen])
+        incidence[index, seen] = cosine[seen]
+    incidence[np.isnan(score)] = 0.0
+    return PointViews(score, incidence)
+
+
+def view_map(view: View, surface_points: Points, point_scores: np.ndarray, reach_mm: float) -> ScoreMap:
+    """Scores of surface points as a map (H, W) over a view: the nearest point's, NaN without one within reach."""
+    from scipy.spatial import cKDTree
+
+    result = np.full(view.size_hw, np.nan, np.float32)
+    if view.points_mm is None or not len(surface_points):
+        return result
+    mask = view.mask
+    distance, index = cKDTree(surface_points).query(view.points_mm[mask], distance_upper_bound=reach_mm, workers=-1)
+    found = np.isfinite(distance)
+    result[mask] = np.where(found, point_scores[np.where(found, index, 0)], np.nan)
+    return result

@@ -1,0 +1,265 @@
+"""The command line: the only place that prints or exits.
+
+Exit codes: 0 all pass, 1 a specimen fails, 3 none fails but one is incomplete, 2 a usage or input error (wins; the
+other specimens are still written), 130 interrupted.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.conf import Positional, arg
+
+from rad3d.errors import Rad3dError
+from rad3d.settings import Settings
+
+if TYPE_CHECKING:
+    from rad3d.result import Inspection
+    from rad3d.scan import Unit
+
+T = TypeVar("T")
+UnitName = Literal["mm", "m", "inch"]
+Paths = Positional[Annotated[tuple[str, ...], arg(metavar="PATH")]]
+
+PASS, FAIL, ERROR, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def fit(
+    good: Paths,
+    /,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008
+    part: str = "part",
+    nominal: Path | None = None,
+    unit: UnitName | None = None,
+    sensor: str | None = None,
+) -> int:
+    """Learn what good specimens of a part look like.
+
+    Args:
+        good: scans of good specimens: meshes, clouds, folders of captured views; globs work.
+        output: folder for the memory.
+        settings: see `rad3d.settings`.
+        part: name of the part.
+        nominal: CAD model of the part, the reference for deviations.
+        unit: unit of the files, where it is not mm.
+        sensor: which sensor's folder, where a capture holds several.
+    """
+    from rad3d.inspector import Inspector
+    from rad3d.io import read_scan, read_scans
+
+    scans = read_scans(good, unit=unit, sensor=sensor)
+    reference = None if nominal is None else read_scan(nominal, unit=unit)
+    inspector = Inspector.fit(scans, settings, part=part, nominal=reference, track=tracked)
+    inspector.save(output)
+    say(f"{len(scans)} good specimens remembered in {output}: {len(inspector.memory)} views")
+    say(f"False rejects: {inspector.threshold[1].sentence()}")
+    return PASS
+
+
+def inspect(
+    memory: Positional[Path],
+    scans: Paths,
+    /,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    unit: UnitName | None = None,
+    sensor: str | None = None,
+    false_reject: float | None = None,
+    json_: Annotated[bool, arg(name="json")] = False,
+) -> int:
+    """Find what differs on specimens, on the surface and in millimetres.
+
+    Args:
+        memory: folder written by `rad3d fit`.
+        scans: meshes, clouds, folders of captured views; globs work.
+        output: one folder per specimen is written here.
+        unit: unit of the files, where it is not mm.
+        sensor: which sensor's folder, where a capture holds several.
+        false_reject: share of good specimens that may fail, instead of the one set at fit.
+        json_: print one JSON object and nothing else.
+    """
+    from rad3d.inspector import Inspector
+    from rad3d.io import find_scans, read_scan
+
+    inspector = Inspector.load(memory)
+    if false_reject is not None:
+        verdict = replace(inspector.settings.verdict, false_reject=false_reject)
+        inspector = replace(inspector, settings=replace(inspector.settings, verdict=verdict))
+    reports: list[dict[str, Any]] = []
+    errors: list[dict[str, str]] = []
+    rows: list[Inspection] = []
+    for source in tracked(find_scans(scans, sensor=sensor), "inspecting"):
+        try:
+            scan = replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
+            inspection = inspector.inspect(scan)
+            save_result(inspection, output / source.specimen)
+        except Rad3dError as error:
+            errors.append({"source": error.source, "error": str(error), "remedy": error.remedy})
+            logging.getLogger(__name__).error("%s", error)
+            continue
+        reports.append(inspection.report())
+        rows.append(inspection)
+    if json_:
+        print(json.dumps({"specimens": reports, "errors": errors}, allow_nan=False))
+    else:
+        show_table(rows)
+        say(f"False rejects: {inspector.threshold[1].sentence()}")
+        say(f"Results: {output}")
+    return exit_code([report["verdict"] for report in reports], bool(errors))
+
+
+def save_result(inspection: "Inspection", folder: Path) -> None:
+    """Write the result's folder with its contact sheet, all or nothing."""
+    from rad3d.viewers.figures import contact_sheet
+
+    inspection.save(folder, extra=lambda new: contact_sheet(inspection, new / "views.png"))
+
+
+def render(
+    scan: Positional[Path],
+    /,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008
+    unit: UnitName | None = None,
+) -> int:
+    """Render a mesh or cloud from the viewpoints an inspection would use.
+
+    Args:
+        scan: mesh or cloud.
+        output: folder for the images.
+        settings: see `rad3d.settings`.
+        unit: unit of the file, where it is not mm.
+    """
+    from PIL import Image
+
+    from rad3d.files import atomic_folder
+    from rad3d.io import read_scan
+    from rad3d.render import renderer_for
+    from rad3d.viewpoints import choose_viewpoints
+
+    read = read_scan(scan, unit=unit)
+    viewpoints = choose_viewpoints(read.surface, settings.views, settings.encoder.input_hw)
+    with atomic_folder(output) as new:
+        for camera in tracked(viewpoints.cameras, "rendering"):
+            (view,) = renderer_for(read).render([camera])
+            Image.fromarray(view.image).save(new / f"{len(list(new.iterdir())):03d}.png")
+    say(f"{len(viewpoints.cameras)} views in {output}")
+    return PASS
+
+
+def info(path: Positional[Path], /, json_: Annotated[bool, arg(name="json")] = False) -> int:
+    """Say what a path is: a memory, a result, or how scans in it are read.
+
+    Args:
+        path: file or folder.
+        json_: print one JSON object and nothing else.
+    """
+    from rad3d.describe import describe
+
+    description = describe(path)
+    if json_:
+        print(json.dumps(description, allow_nan=False))
+    else:
+        for name, value in description.items():
+            print(f"{name}: {value if isinstance(value, str | int | float) else json.dumps(value)}")
+    return PASS
+
+
+def weights(
+    action: Positional[Literal["list", "fetch", "path"]],
+    name: Positional[str] = "",
+    /,
+    from_: Annotated[Path | None, arg(name="from")] = None,
+) -> int:
+    """List encoders, fetch one's weights into the cache, or print where they lie.
+
+    Args:
+        action: list | fetch NAME | path NAME.
+        name: the encoder's name.
+        from_: a file fetched by other means (for `fetch`).
+    """
+    from rad3d.weights import fetch, list_weights, weights_path
+
+    if action == "list":
+        for entry in list_weights():
+            where = entry.path or "not on this machine"
+            print(f"{entry.name:20} {entry.origin:18} {entry.licence:16} {where}")
+    elif action == "fetch":
+        print(fetch(name, from_))
+    else:
+        print(weights_path(name))
+    return PASS
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "fit": fit,
+    "inspect": inspect,
+    "render": render,
+    "info": info,
+    "weights": weights,
+}
+
+
+def exit_code(verdicts: Sequence[str], errors: bool) -> int:
+    """What the process returns.
+
+    >>> exit_code(["pass", "incomplete"], errors=False)
+    3
+    """
+    if errors:
+        return ERROR
+    return FAIL if "fail" in verdicts else INCOMPLETE if "incomplete" in verdicts else PASS
+
+
+def tracked(items: Sequence[T], description: str) -> Iterable[T]:
+    """Progress with rate and remaining time on standard error, where that is a terminal."""
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description, console=Console(stderr=True), transient=True)
+
+
+def say(text: str) -> None:
+    """Tell the user on standard error, which `--json` leaves free."""
+    print(text, file=sys.stderr)
+
+
+def show_table(inspections: Sequence["Inspection"]) -> None:
+    """One line per specimen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("specimen", "verdict", "score", "threshold", "defects", "largest (mm)", "coverage")
+    for inspection in inspections:
+        largest = max((defect.extent_mm[0] for defect in inspection.defects), default=None)
+        table.add_row(
+            inspection.specimen,
+            inspection.verdict,
+            f"{inspection.score:.2f}",
+            f"{inspection.threshold:.2f}",
+            str(len(inspection.defects)),
+            "" if largest is None else f"{largest:.1f}",
+            f"{inspection.coverage:.0%}",
+        )
+    Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `rad3d` command."""
+    logging.basicConfig(level=logging.WARNING, format="rad3d: %(message)s")
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rad3d", description=__doc__, args=arguments)
+    except Rad3dError as error:
+        say(f"rad3d: {error}")
+        code = ERROR
+    except KeyboardInterrupt:
+        say("rad3d: interrupted; partial output was removed")
+        code = INTERRUPTED
+    raise SystemExit(code)

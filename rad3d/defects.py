@@ -1,0 +1,75 @@
+"""Scores on a surface -> connected regions, measured in millimetres, and the verdict."""
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from rad3d.arrays import Indices, Points, Pose, Values
+from rad3d.geometry import transform_directions, transform_points, unit
+from rad3d.result import Defect
+from rad3d.scan import Surface
+
+LINK_MM = 1.0
+"""Anomalous points this near belong together, more where the surface is sampled more coarsely."""
+
+
+def regions(surface: Surface, scores: Values, low: float, high: float, min_area_mm2: float = 0.0) -> Indices:
+    """Number the anomalous regions: 1, 2, ... by falling peak score; 0 elsewhere (n,).
+
+    Hysteresis: a region is connected surface above `low` that somewhere reaches above `high`.
+    """
+    above = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > low)
+    labels = np.zeros(len(scores), int)
+    if not len(above):
+        return labels
+    points, normals = surface.points_mm[above], surface.normals[above]
+    link_mm = max(LINK_MM, 2.0 * float(np.sqrt(np.median(surface.areas_mm2[above]))))
+    pairs = cKDTree(points).query_pairs(link_mm, output_type="ndarray")
+    # The two sides of a thin wall are near each other but not connected.
+    pairs = pairs[np.einsum("ij,ij->i", normals[pairs[:, 0]], normals[pairs[:, 1]]) > -0.5]
+    graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(above), len(above)))
+    count, component = connected_components(graph, directed=False)
+    peak = np.full(count, -np.inf)
+    np.maximum.at(peak, component, scores[above])
+    area = np.bincount(component, weights=surface.areas_mm2[above], minlength=count)
+    kept = np.flatnonzero((peak > high) & (area >= min_area_mm2))
+    number = np.zeros(count, int)
+    number[kept[np.argsort(-peak[kept], kind="stable")]] = np.arange(1, len(kept) + 1)
+    labels[above] = number[component]
+    return labels
+
+
+def measure(surface: Surface, scores: Values, labels: Indices, scan_from_part: Pose) -> tuple[Defect, ...]:
+    """Each region's place, size and scores; `surface` in the part frame."""
+    defects = []
+    for number in range(1, int(labels.max(initial=0)) + 1):
+        rows = np.flatnonzero(labels == number)
+        area = surface.areas_mm2[rows]
+        centroid = np.average(surface.points_mm[rows], axis=0, weights=area)
+        normal = unit((surface.normals[rows] * area[:, None]).sum(axis=0))
+        defects.append(
+            Defect(
+                id=number,
+                centroid_mm=_triple(transform_points(scan_from_part, centroid)),
+                centroid_part_mm=_triple(centroid),
+                normal=_triple(transform_directions(scan_from_part, normal)),
+                area_mm2=float(area.sum()),
+                extent_mm=_triple(oriented_extent(surface.points_mm[rows])),
+                peak_score=float(scores[rows].max()),
+                mean_score=float(np.average(scores[rows], weights=area)),
+            )
+        )
+    return tuple(defects)
+
+
+def oriented_extent(points: Points) -> Points:
+    """Sides (3,) of the box along the points' principal axes, largest first."""
+    centred = points - points.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False) if len(points) > 2 else (0, 0, np.eye(3))
+    return np.asarray(np.sort(np.ptp(centred @ axes.T, axis=0))[::-1])
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

@@ -1,0 +1,37 @@
+"""What a path is, for `rad3d info`: a fitted memory, a result, or scans and how they are read."""
+
+from pathlib import Path
+from typing import Any
+
+from rad3d.inspector import Inspector
+from rad3d.io import find_scans, read_scan
+from rad3d.memory import Memory
+from rad3d.result import load_result
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """A dictionary that says what `path` holds.
+
+    Raises:
+        Rad3dError: nothing rad3d knows, or damaged.
+    """
+    path = Path(path)
+    if (path / "inspector.json").exists():
+        inspector = Inspector.load(path)
+        threshold, rate = inspector.threshold
+        fitted = {"part": inspector.part, "threshold": threshold, "false_reject": rate.sentence()}
+        return {"kind": "memory", **fitted, **inspector.memory.info()}
+    if (path / "memory.json").exists():
+        return {"kind": "memory", **Memory.load(path).info()}
+    if (path / "report.json").exists():
+        report = load_result(path).report()
+        return {"kind": "result", **{k: report[k] for k in ("specimen", "verdict", "reason", "score", "coverage")}}
+    sources = find_scans([path])
+    if len(sources) > 1:
+        return {"kind": "scans", "specimens": [{"specimen": s.specimen, "kind": s.kind} for s in sources]}
+    scan = read_scan(sources[0].path)
+    described: dict[str, Any] = {"kind": scan.kind, "specimen": scan.specimen, "unit": scan.unit}
+    if scan.views:
+        return {**described, "views": [view.name for view in scan.views]}
+    extent = [round(float(side), 3) for side in scan.vertices_mm.max(axis=0) - scan.vertices_mm.min(axis=0)]
+    return {**described, "vertices": len(scan.vertices_mm), "faces": 0 if scan.faces is None else len(scan.faces), "extent_mm": extent}

@@ -1,0 +1,89 @@
+"""Geometry: signed distance of a surface to a reference, in millimetres, and how unusual it is there.
+
+Positive = material beyond the reference (excess), negative = below it (missing).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import trimesh
+from scipy.spatial import cKDTree
+
+from rad3d.arrays import Points, Values
+from rad3d.geometry import face_normals_areas
+from rad3d.scan import Surface
+
+CANDIDATE_FACES = 8
+"""Triangles tried per point, those with the nearest centroids; surfaces are refined, so their sizes are alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceShape:
+    """A surface to measure distances to: the nominal, or the first good specimen."""
+
+    surface: Surface
+
+    @cached_property
+    def _faces(self) -> tuple[np.ndarray, Points, cKDTree]:
+        """Triangles (m, 3, 3), their normals, and a tree of their centroids."""
+        assert self.surface.faces is not None
+        triangles = self.surface.points_mm[self.surface.faces]
+        normals, _ = face_normals_areas(self.surface.points_mm, self.surface.faces)
+        return triangles, normals, cKDTree(triangles.mean(axis=1))
+
+    @cached_property
+    def tree(self) -> cKDTree:
+        """Of the surface points."""
+        return cKDTree(self.surface.points_mm)
+
+    def signed_distance(self, points_mm: Points) -> Values:
+        """(n,) mm from the reference to each point: to the triangle nearest it, or along the normal of a cloud's."""
+        if self.surface.faces is None:
+            _, nearest = self.tree.query(points_mm, k=min(CANDIDATE_FACES, len(self.surface.points_mm)), workers=-1)
+            offset = points_mm[:, None] - self.surface.points_mm[nearest].reshape(len(points_mm), -1, 3)
+            along = np.einsum("nki,nki->nk", offset, self.surface.normals[nearest].reshape(offset.shape))
+            return np.asarray(np.median(along, axis=1))
+        triangles, normals, centroids = self._faces
+        k = min(CANDIDATE_FACES, len(triangles))
+        _, index = centroids.query(points_mm, k=k, workers=-1)
+        index = index.reshape(-1, k)
+        closest = trimesh.triangles.closest_point(triangles[index.ravel()], np.repeat(points_mm, k, axis=0))
+        offset = points_mm[:, None] - closest.reshape(-1, k, 3)
+        distance = np.linalg.norm(offset, axis=2)
+        nearest = distance.min(axis=1, keepdims=True)
+        # On an edge two triangles are equally near; the one faced more squarely tells inside from outside.
+        along = np.einsum("nki,nki->nk", offset, normals[index])
+        along[distance > nearest + 1e-6] = 0
+        side = np.take_along_axis(along, np.abs(along).argmax(axis=1)[:, None], axis=1)[:, 0]
+        return np.asarray(nearest[:, 0] * np.where(side < 0, -1.0, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class GoodDeviation:
+    """How good specimens deviate, at each point of the reference.
+
+    Args:
+        deviation_mm: (g, n) signed deviation of each good specimen; NaN where it has no surface.
+    """
+
+    deviation_mm: np.ndarray
+
+    def usual_spread(self, without: int | None = None) -> tuple[Values, Values]:
+        """Mean and standard deviation (n,) over the good specimens, on request without one of them."""
+        kept = np.delete(self.deviation_mm, without, axis=0) if without is not None else self.deviation_mm
+        known = np.isfinite(kept)
+        count = np.maximum(known.sum(axis=0), 1)
+        values = np.where(known, kept, 0)
+        usual = values.sum(axis=0) / count
+        spread = np.sqrt((np.where(known, kept - usual, 0) ** 2).sum(axis=0) / count)
+        return usual, spread
+
+
+def on_reference(reference: ReferenceShape, surface: Surface, values: Values, reach_mm: float) -> Values:
+    """Values of a specimen's surface points at the reference's points: the nearest one's, NaN beyond reach."""
+    distance, index = cKDTree(surface.points_mm).query(
+        reference.surface.points_mm, distance_upper_bound=reach_mm, workers=-1
+    )
+    found = np.isfinite(distance)
+    return np.where(found, values[np.where(found, index, 0)], np.nan)

@@ -1,0 +1,126 @@
+"""What speaks against each point of a specimen's surface: appearance and geometry, each on the scale of good ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from rad3d.arrays import Flags, Values
+from rad3d.backproject import PointViews, back_project
+from rad3d.deviation import GoodDeviation, ReferenceShape
+from rad3d.fusion import fuse
+from rad3d.observe import Observation
+from rad3d.settings import Settings
+from rad3d.surface import PlacedPatches, surface_scores
+
+ANOMALOUS = 3.0
+"""Standard deviations above the usual at which a single view counts as finding a point anomalous (agreement)."""
+
+SMOOTH_MM = 0.7
+"""Radius over which the fused score is averaged: a lone noisy point is no defect."""
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """What good specimens look like, ready to be compared with.
+
+    Args:
+        patches: all placed patches of the memory.
+        scores: (m,) each patch's own raw score against the other specimens.
+        score_floor: raw score spread below which differences mean nothing.
+        shape: the reference.
+        deviation: of the good specimens, on the reference's points.
+        deviation_floor_mm: spread below which differences mean nothing.
+    """
+
+    patches: PlacedPatches
+    scores: Values
+    score_floor: float
+    shape: ReferenceShape
+    deviation: GoodDeviation
+    deviation_floor_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Per surface point, (n,) each; NaN where not inspected.
+
+    Args:
+        score: what the verdict uses.
+        raw: fused 1 - cosine similarity.
+        appearance: fused, in standard deviations of good specimens at that place.
+        geometry: |deviation| in standard deviations.
+        deviation_mm: signed, to the good mean.
+        agreement: share of views that find the point anomalous.
+        views_seen: how many views see it.
+    """
+
+    score: Values
+    raw: Values
+    appearance: Values
+    geometry: Values
+    deviation_mm: Values
+    agreement: Values
+    views_seen: np.ndarray
+
+
+def gather(observation: Observation, remembered: Remembered, settings: Settings, good: int | None = None) -> Evidence:
+    """Compare a specimen with what is remembered.
+
+    Args:
+        observation: the specimen in the part frame.
+        remembered: the good specimens.
+        settings: of the inspector.
+        good: the specimen's own index among the remembered ones, which is then left out.
+    """
+    query = PlacedPatches.of_query(observation.patches)
+    others: Flags | None = None if good is None else remembered.patches.specimen != good
+    found = surface_scores(query, remembered.patches, settings.surface, others, remembered.scores)
+    unusual = (found.raw - found.usual) / (found.spread + remembered.score_floor)
+    views = [_views_of(observation, query, values, settings) for values in (unusual, found.raw)]
+    appearance = fuse(views[0], settings.fusion.rule, ANOMALOUS)
+    raw = fuse(views[1], settings.fusion.rule).score
+    deviation, geometry = _geometry(observation, remembered, good)
+    score = np.maximum(appearance.score, 0) + geometry
+    return Evidence(
+        score=smoothed(observation, score).astype(np.float32),
+        raw=raw,
+        appearance=appearance.score,
+        geometry=geometry.astype(np.float32),
+        deviation_mm=deviation.astype(np.float32),
+        agreement=appearance.agreement,
+        views_seen=appearance.views_seen,
+    )
+
+
+def _views_of(observation: Observation, query: PlacedPatches, values: Values, settings: Settings) -> PointViews:
+    patches = observation.patches
+    grid = np.full(patches.points_mm.shape[:3], np.nan, np.float32)
+    grid[tuple(query.position.T)] = values
+    return back_project(observation.views, patches, grid, observation.surface, settings.fusion)
+
+
+def _geometry(observation: Observation, remembered: Remembered, good: int | None) -> tuple[Values, Values]:
+    """Signed deviation from the good mean (n,) in mm, and its size in standard deviations."""
+    surface, shape = observation.surface, remembered.shape
+    usual, spread = remembered.deviation.usual_spread(without=good)
+    _, nearest = shape.tree.query(surface.points_mm, workers=-1)
+    deviation = observation.distance_mm - usual[nearest]
+    return deviation, np.abs(deviation) / (spread[nearest] + remembered.deviation_floor_mm)
+
+
+def smoothed(observation: Observation, values: Values) -> Values:
+    """Area-weighted mean (n,) over `SMOOTH_MM`; a point without a value stays without."""
+    known = np.flatnonzero(np.isfinite(values))
+    points, area = observation.surface.points_mm[known], observation.surface.areas_mm2[known]
+    if not len(known):
+        return values
+    pairs = cKDTree(points).query_pairs(SMOOTH_MM, output_type="ndarray")
+    weight = area.copy()
+    total = area * values[known]
+    for a, b in ((0, 1), (1, 0)):
+        weight += np.bincount(pairs[:, a], weights=area[pairs[:, b]], minlength=len(known))
+        total += np.bincount(pairs[:, a], weights=(area * values[known])[pairs[:, b]], minlength=len(known))
+    result = np.full(len(values), np.nan)
+    result[known] = total / weight
+    return result

@@ -1,0 +1,64 @@
+"""Several views -> one score per surface point, with how many saw it and how far they agree."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rad3d.arrays import Values
+from rad3d.backproject import PointViews
+from rad3d.settings import FusionRule
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """One score per point.
+
+    Args:
+        score: (n,) float32, NaN where no view saw the point.
+        agreement: (n,) float32 share of the views that see the point and find it anomalous; NaN unseen.
+        views_seen: (n,) int32.
+    """
+
+    score: Values
+    agreement: Values
+    views_seen: np.ndarray
+
+
+def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) -> Fused:
+    """Combine what the views say of each point.
+
+    Rules: `mean`; `weighted` by the cosine of incidence; `median`; `second` highest (the only one where a single view
+    saw the point); `max`. A point is anomalous to a view above `threshold`; without one agreement is NaN.
+
+    >>> views = PointViews(np.array([[1.0], [3.0], [np.nan]]), np.array([[1.0], [0.5], [0.0]]))
+    >>> float(fuse(views, "mean", 2.0).score[0]), float(fuse(views, "mean", 2.0).agreement[0])
+    (2.0, 0.5)
+    """
+    seen = np.isfinite(views.score)
+    count = seen.sum(axis=0)
+    lowest = np.where(seen, views.score, -np.inf)
+    match rule:
+        case "mean" | "weighted":
+            weight = views.incidence * seen if rule == "weighted" else seen.astype(np.float32)
+            total = (np.where(seen, views.score, 0) * weight).sum(axis=0)
+            score = _divide(total, weight.sum(axis=0))
+        case "median":
+            ordered = np.sort(np.where(seen, views.score, np.inf), axis=0)
+            low, high = np.maximum(count - 1, 0) // 2, count // 2
+            pick = [np.take_along_axis(ordered, np.minimum(i, len(ordered) - 1)[None], 0)[0] for i in (low, high)]
+            score = np.where(count > 0, (pick[0] + pick[1]) / 2, np.nan)
+        case "second":
+            ordered = np.sort(lowest, axis=0)
+            score = np.where(count > 1, ordered[max(len(ordered) - 2, 0)], ordered[-1])
+        case "max":
+            score = lowest.max(axis=0)
+    score = np.where(count > 0, score, np.nan).astype(np.float32)
+    above = np.where(seen, views.score, -np.inf) > (np.inf if threshold is None else threshold)
+    agreement = (
+        _divide(above.sum(axis=0).astype(float), count) if threshold is not None else np.full(len(count), np.nan)
+    )
+    return Fused(score, agreement.astype(np.float32), count.astype(np.int32))
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0))

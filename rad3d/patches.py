@@ -1,0 +1,206 @@
+"""Views -> patches: the frozen ViT's tokens, each with its place on the surface."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image as PilImage
+
+from rad3d.arrays import Image, Pixels, ScoreMap
+from rad3d.encoder import Encoder
+from rad3d.geometry import unit
+from rad3d.view import View
+
+SAMPLES_PER_PATCH = 4
+"""Surface samples along each side of a patch, of which the one nearest its middle places it."""
+
+BACKGROUND = 128
+"""Grey in place of what is not the part, so that what lies behind it does not speak in its patches."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rectangle of an image that one encoder input shows; may reach beyond the image."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Encoder inputs (windows of views) of one specimen, one row each.
+
+    Args:
+        descriptors: (n, l, c) float32 CLS tokens, unit length.
+        features: (n, l, h, w, c) float32 patch tokens, unit length.
+        points_mm: (n, h, w, 3) float32 surface position, NaN where the patch shows no surface.
+        normals: (n, h, w, 3) float32.
+        directions: (n, 3) float32 unit vector from the part to the camera, NaN for an image without a cloud.
+        windows: where each row lies in its view's image.
+        view_index: (n,) which view each row shows.
+    """
+
+    descriptors: torch.Tensor
+    features: torch.Tensor
+    points_mm: np.ndarray
+    normals: np.ndarray
+    directions: np.ndarray
+    windows: tuple[Window, ...]
+    view_index: np.ndarray
+
+
+def windows_of(view: View, input_hw: tuple[int, int], patch: int, mm_per_patch: float | None) -> list[Window]:
+    """Cut a view into encoder inputs of true aspect, overlapping by a patch where one alone is too coarse.
+
+    A rendered view is framed already and stays whole; of a captured one the part with a margin of a patch counts.
+    Either is split evenly until a patch covers no more than `mm_per_patch` on the part.
+    """
+    rows, columns = np.nonzero(view.mask)
+    if not len(rows):
+        return []
+    if view.kind == "rendered":
+        centre_y, centre_x = view.size_hw[0] / 2, view.size_hw[1] / 2
+        scale = max(view.size_hw[0] / input_hw[0], view.size_hw[1] / input_hw[1])
+    else:
+        centre_y, centre_x = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2
+        scale = max(np.ptp(rows) / (input_hw[0] - 2 * patch), np.ptp(columns) / (input_hw[1] - 2 * patch))
+    count = 1 if mm_per_patch is None else int(np.ceil(scale * patch * _mm_per_pixel(view) / mm_per_patch - 1e-6))
+    count = max(count, 1)
+    overlap = 1 + (count - 1) * patch / input_hw[0]
+    tile_h, tile_w = (scale * size * overlap / count for size in input_hw)
+    steps = np.arange(count) - (count - 1) / 2
+    step_h, step_w = (scale * (size - size * overlap / count) / max(count - 1, 1) for size in input_hw)
+    tiles = [
+        Window(centre_x + dx * step_w - tile_w / 2, centre_y + dy * step_h - tile_h / 2, tile_w, tile_h)
+        for dy in steps
+        for dx in steps
+    ]
+    return [tile for tile in tiles if _shows_part(view, tile)]
+
+
+def _mm_per_pixel(view: View) -> float:
+    """Median distance on the part between the rays of neighbouring pixels."""
+    if view.camera is None or view.points_mm is None:
+        return 0.0
+    depth = np.linalg.norm(view.points_mm[view.mask] - view.camera.centre_mm, axis=1)
+    return float(np.median(depth) / view.camera.intrinsics[0, 0])
+
+
+def _shows_part(view: View, window: Window) -> bool:
+    rows = slice(max(0, int(window.top)), max(0, int(window.top + window.height)))
+    columns = slice(max(0, int(window.left)), max(0, int(window.left + window.width)))
+    return bool(view.mask[rows, columns].any())
+
+
+def cut(view: View, window: Window, size_hw: tuple[int, int]) -> Image:
+    """The window's pixels at `size_hw`; beyond the image and off the part it is grey."""
+    image = view.image
+    if view.points_mm is not None:
+        image = np.where(_near_part(view)[..., None], image, np.uint8(BACKGROUND))
+    margin = int(np.ceil(max(window.width, window.height)))
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=BACKGROUND)
+    box = (
+        window.left + margin,
+        window.top + margin,
+        window.left + window.width + margin,
+        window.top + window.height + margin,
+    )
+    resized = PilImage.fromarray(padded).resize(size_hw[::-1], PilImage.Resampling.BICUBIC, box=box)
+    return np.asarray(resized)
+
+
+def _near_part(view: View) -> np.ndarray:
+    """The part's pixels with holes in its cloud filled: a missing depth is no background."""
+    from scipy import ndimage
+
+    closed = np.asarray(ndimage.binary_closing(np.pad(view.mask, 8), iterations=4))[8:-8, 8:-8]
+    return np.asarray(ndimage.binary_fill_holes(closed) if view.kind == "captured" else closed)
+
+
+def patch_centres(window: Window, grid_hw: tuple[int, int], per_side: int = 1) -> Pixels:
+    """Image positions (h * per_side, w * per_side, 2) of evenly spaced samples, `per_side` along each patch side."""
+    rows, columns = grid_hw[0] * per_side, grid_hw[1] * per_side
+    y = window.top + (np.arange(rows) + 0.5) * window.height / rows
+    x = window.left + (np.arange(columns) + 0.5) * window.width / columns
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def place(view: View, window: Window, grid_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Surface position and normal (h, w, 3) of each patch: of the surface pixel nearest its middle, NaN where none."""
+    (h, w), s = grid_hw, SAMPLES_PER_PATCH
+    empty = np.full((h, w, 3), np.nan, np.float32)
+    if view.points_mm is None:
+        return empty, empty
+    pixels = np.floor(patch_centres(window, grid_hw, s)).astype(int)
+    inside = ((pixels >= 0) & (pixels < np.array(view.size_hw[::-1]))).all(axis=-1)
+    x, y = np.where(inside, pixels[..., 0], 0), np.where(inside, pixels[..., 1], 0)
+    offset = (np.arange(s) + 0.5 - s / 2) ** 2
+    order = np.argsort((offset[:, None] + offset[None]).ravel(), kind="stable")
+
+    def per_patch(values: np.ndarray) -> np.ndarray:
+        return values.reshape(h, s, w, s, -1).swapaxes(1, 2).reshape(h, w, s * s, -1)[:, :, order]
+
+    found = per_patch(inside & view.mask[y, x])[..., 0]
+    best = found.argmax(axis=2)[:, :, None, None]
+    results = []
+    for values in (view.points_mm, view.normals if view.normals is not None else np.full_like(view.points_mm, np.nan)):
+        chosen = np.take_along_axis(per_patch(values[y, x]), best, axis=2)[:, :, 0]
+        results.append(np.where(found.any(axis=2)[..., None], chosen, np.nan).astype(np.float32))
+    return results[0], results[1]
+
+
+def encode_views(views: Sequence[View], encoder: Encoder, mm_per_patch: float | None = None) -> Patches:
+    """All windows of all views through the encoder, with the surface positions of their patches."""
+    input_hw, grid_hw = encoder.settings.input_hw, encoder.grid_hw
+    chosen = [
+        (index, window)
+        for index, view in enumerate(views)
+        for window in windows_of(view, input_hw, encoder.patch_size, mm_per_patch)
+    ]
+    images = [cut(views[index], window, input_hw) for index, window in chosen]
+    tokens = encoder.encode(np.stack(images) if images else np.empty((0, *input_hw, 3), np.uint8))
+    placed = [place(views[index], window, grid_hw) for index, window in chosen]
+    directions = [_direction(views[index], points) for (index, _), (points, _) in zip(chosen, placed, strict=True)]
+    shape = (len(chosen), *grid_hw, 3)
+    return Patches(
+        descriptors=torch.nn.functional.normalize(tokens.cls, dim=-1),
+        features=torch.nn.functional.normalize(tokens.patches, dim=-1),
+        points_mm=np.array([points for points, _ in placed], np.float32).reshape(shape),
+        normals=np.array([normals for _, normals in placed], np.float32).reshape(shape),
+        directions=np.array(directions, np.float32).reshape(-1, 3),
+        windows=tuple(window for _, window in chosen),
+        view_index=np.array([index for index, _ in chosen], int),
+    )
+
+
+def _direction(view: View, points_mm: np.ndarray) -> np.ndarray:
+    if view.camera is None or np.isnan(points_mm).all():
+        return np.full(3, np.nan)
+    return np.asarray(unit(view.camera.centre_mm - np.nanmean(points_mm.reshape(-1, 3), axis=0)))
+
+
+def sample_scores(patches: Patches, scores: ScoreMap, view: int, pixels_xy: Pixels) -> np.ndarray:
+    """Patch scores (n, h, w) at positions (p, 2) of one view's image: bilinear between patch centres.
+
+    Patches without a score (NaN) do not take part; where tiles overlap the mean counts; NaN outside all of them.
+    """
+    total, weight = np.zeros(len(pixels_xy)), np.zeros(len(pixels_xy))
+    h, w = scores.shape[1:]
+    for row in np.flatnonzero(patches.view_index == view):
+        window = patches.windows[row]
+        x = (pixels_xy[:, 0] - window.left) / window.width * w - 0.5
+        y = (pixels_xy[:, 1] - window.top) / window.height * h - 0.5
+        inside = (x >= -0.5) & (x <= w - 0.5) & (y >= -0.5) & (y <= h - 0.5)
+        x, y = np.clip(np.nan_to_num(x), 0, w - 1), np.clip(np.nan_to_num(y), 0, h - 1)
+        x0, y0 = np.minimum(x.astype(int), max(w - 2, 0)), np.minimum(y.astype(int), max(h - 2, 0))
+        for dy in range(min(2, h)):
+            for dx in range(min(2, w)):
+                share = np.abs(1 - dx - (x - x0)) * np.abs(1 - dy - (y - y0)) * inside
+                value = scores[row, y0 + dy, x0 + dx]
+                known = np.isfinite(value) & (share > 1e-6)
+                total[known] += share[known] * value[known]
+                weight[known] += share[known]
+    return np.divide(total, weight, out=np.full(len(pixels_xy), np.nan), where=weight > 0)

@@ -1,0 +1,156 @@
+"""Retrieval conditioned on the surface: a patch answers to remembered patches of the same place, seen alike.
+
+RAD limits patches by their position in the image; with every patch placed in the part frame, the limit is a radius
+on the part instead, over all remembered views and specimens. Exact, and sparse: space is cut into cells, and each
+cell's queries meet only the remembered patches within reach.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from rad3d.arrays import Flags, Indices, Points, Values
+from rad3d.memory import Memory
+from rad3d.patches import Patches
+from rad3d.settings import SurfaceSettings
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedPatches:
+    """Patches that show surface, one row each.
+
+    Args:
+        points_mm: (n, 3) float32.
+        normals: (n, 3) float32.
+        directions: (n, 3) float32 from the part to the camera.
+        features: (n, l, c), unit length; float16 in a memory.
+        specimen: (n,) which specimen of the memory; -1 for a query.
+        position: (n, 3) row, and patch row and column in the grid they came from.
+    """
+
+    points_mm: Points
+    normals: Points
+    directions: Points
+    features: torch.Tensor
+    specimen: Indices
+    position: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points_mm)
+
+    @cached_property
+    def tree(self) -> cKDTree:
+        """For neighbours on the part."""
+        return cKDTree(self.points_mm)
+
+    @staticmethod
+    def of_query(patches: Patches) -> "PlacedPatches":
+        """The placed patches of a specimen to be judged."""
+        rows = np.full(len(patches.view_index), -1)
+        return _placed(patches.points_mm, patches.normals, patches.directions, patches.features, rows)
+
+    @staticmethod
+    def of_memory(memory: Memory) -> "PlacedPatches":
+        """All placed patches of a memory."""
+        features = memory.features_of(np.arange(len(memory)))
+        return _placed(memory.points_mm, memory.normals, memory.directions, features, memory.specimen_index)
+
+
+def _placed(
+    points: np.ndarray, normals: np.ndarray, directions: np.ndarray, features: torch.Tensor, specimen: Indices
+) -> PlacedPatches:
+    position = np.argwhere(np.isfinite(points).all(axis=-1))
+    row, y, x = position.T
+    tokens = features.permute(0, 2, 3, 1, 4)[torch.as_tensor(row), torch.as_tensor(y), torch.as_tensor(x)]
+    return PlacedPatches(points[row, y, x], normals[row, y, x], directions[row], tokens, specimen[row], position)
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceScores:
+    """What retrieval says of each query patch.
+
+    Args:
+        raw: (q,) 1 - best cosine similarity, mean over layers; NaN where nothing is remembered.
+        nearest: (q,) the remembered patch most like it (mean over layers), -1 where none.
+        usual: (q,) mean of `remembered_scores` over the patches that answered.
+        spread: (q,) their standard deviation.
+    """
+
+    raw: Values
+    nearest: Indices
+    usual: Values
+    spread: Values
+
+
+def surface_scores(
+    query: PlacedPatches,
+    remembered: PlacedPatches,
+    settings: SurfaceSettings,
+    allowed: Flags | None = None,
+    remembered_scores: Values | None = None,
+) -> SurfaceScores:
+    """Compare each query patch with the remembered patches around its place.
+
+    A remembered patch answers when it lies within `radius_mm` (or among the `min_neighbours` nearest, where fewer
+    lie within), its normal within `max_normal_angle` and its line of sight within `max_view_angle`; if fewer than
+    `min_neighbours` pass, angles do not count.
+
+    Args:
+        query: patches to be judged.
+        remembered: patches of the memory.
+        settings: radius and angles.
+        allowed: (n,) remembered patches that may answer at all.
+        remembered_scores: (n,) the remembered patches' own scores, for `usual` and `spread`.
+    """
+    kept = np.arange(len(remembered)) if allowed is None else np.flatnonzero(allowed)
+    raw, usual, spread = (np.full(len(query), np.nan, np.float32) for _ in range(3))
+    nearest = np.full(len(query), -1)
+    if not len(kept) or not len(query):
+        return SurfaceScores(raw, nearest, usual, spread)
+    tree = remembered.tree if allowed is None else cKDTree(remembered.points_mm[kept])
+    least = min(settings.min_neighbours, len(kept))
+    furthest = tree.query(query.points_mm, k=[least], workers=-1)[0][:, 0]
+    radius = np.maximum(settings.radius_mm, furthest * (1 + 1e-6))
+    for members, candidates in _cells(query.points_mm, tree, radius, settings.radius_mm):
+        rows = kept[candidates]
+        apart = torch.cdist(torch.from_numpy(query.points_mm[members]), torch.from_numpy(remembered.points_mm[rows]))
+        near = apart.numpy() <= radius[members, None]
+        alike = (
+            near
+            & _within(query.normals[members], remembered.normals[rows], settings.max_normal_angle)
+            & _within(query.directions[members], remembered.directions[rows], settings.max_view_angle)
+        )
+        answers = np.where(alike.sum(axis=1, keepdims=True) >= least, alike, near)
+        keys = remembered.features[torch.as_tensor(rows)].float()
+        similarity = torch.einsum("qlc,mlc->lqm", query.features[torch.as_tensor(members)].float(), keys)
+        similarity.masked_fill_(~torch.from_numpy(answers), -torch.inf)
+        raw[members] = (1 - similarity.amax(dim=2)).mean(dim=0).numpy()
+        nearest[members] = rows[similarity.mean(dim=0).argmax(dim=1).numpy()]
+        if remembered_scores is not None:
+            weights = answers / answers.sum(axis=1, keepdims=True)
+            values = remembered_scores[rows]
+            usual[members] = weights @ values
+            spread[members] = np.sqrt(np.maximum(weights @ values**2 - usual[members] ** 2, 0))
+    return SurfaceScores(raw, nearest, usual, spread)
+
+
+def _within(a: Points, b: Points, angle: float) -> np.ndarray:
+    """(q, m) whether directions differ by at most `angle`; an unknown one fits any."""
+    cosine = a @ b.T
+    return np.asarray((cosine >= np.cos(angle)) | np.isnan(cosine))
+
+
+def _cells(points: Points, tree: cKDTree, radius: Values, size_mm: float) -> list[tuple[Indices, Indices]]:
+    """Queries grouped by cubes of side `size_mm`, each with the remembered patches within reach of any of them."""
+    cube = np.floor(points / size_mm).astype(np.int64)
+    order = np.lexsort(cube.T)
+    starts = np.flatnonzero(np.r_[True, (np.diff(cube[order], axis=0) != 0).any(axis=1)])
+    cells = []
+    for members in np.split(order, starts[1:]):
+        low, high = points[members].min(axis=0), points[members].max(axis=0)
+        reach = float(np.linalg.norm(high - low) / 2 + radius[members].max()) * (1 + 1e-6)
+        cells.append((members, np.array(tree.query_ball_point((low + high) / 2, reach), int)))
+    return cells
