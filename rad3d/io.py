@@ -37,7 +37,7 @@ SMALLEST_MM, LARGEST_MM = 0.5, 5000.0
 """Largest extent that a scanned part can have; outside, the unit must be wrong."""
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"}
-_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,10 @@ def find_scans(paths: Sequence[str | Path], *, sensor: str | None = None) -> lis
     for given in paths:
         for path in _expanded(given):
             found += _scans_in(path, sensor) if path.is_dir() else [path]
-    unique = list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+    first: dict[Path, Path] = {}
+    for path in found:
+        first.setdefault(path.resolve(), path)
+    unique = list(first.values())
     names = _unique_names(unique)
     return [ScanSource(path, name, _kind(path)) for path, name in zip(unique, names, strict=True)]
 
