@@ -194,7 +194,7 @@ def read_image(path: str | Path) -> Image:
         ScanError: not an image, truncated, or of floats.
     """
     path = Path(path)
-    read_bytes(path, "an image")
+    read_bytes(path, "an image", 4)
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             import tifffile

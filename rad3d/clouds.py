@@ -210,7 +210,7 @@ def read_las(path: Path) -> Contents:
         DependencyError: laspy (or, for LAZ, its decompressor) is missing.
         ScanError: not a LAS file, or truncated.
     """
-    read_bytes(path, "a LAS cloud")
+    read_bytes(path, "a LAS cloud", 4)
     try:
         import laspy
     except ImportError as error:
@@ -227,6 +227,13 @@ def read_las(path: Path) -> Contents:
         raise ScanError(path, expected="a LAS file", got=str(error), remedy=_REMEDY) from error
     except (ValueError, struct.error, EOFError) as error:
         raise ScanError(path, expected="a LAS file", got=f"a truncated one ({error})", remedy=_REMEDY) from error
+    if len(las.points) != las.header.point_count:
+        raise ScanError(
+            path,
+            expected=f"{las.header.point_count} points",
+            got=f"a truncated file with {len(las.points)}",
+            remedy=_REMEDY,
+        )
     colours = None
     if {"red", "green", "blue"} <= set(las.point_format.dimension_names):
         colours = np.stack([np.asarray(las.red), np.asarray(las.green), np.asarray(las.blue)], axis=1)

@@ -19,14 +19,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_bytes(path: Path, what: str) -> bytes:
-    """The content of a file that must not be empty; `what` says what it should have been, as in "a mesh".
+def read_bytes(path: Path, what: str, count: int = -1) -> bytes:
+    """The content (or its first bytes) of a file that must not be empty; `what` it should have been, as in "a mesh".
 
     Raises:
         ScanError: missing, unreadable or empty.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(count)
     except OSError as error:
         raise ScanError(
             path, expected=what, got=error.strerror or str(error), remedy="check the path and its permissions"

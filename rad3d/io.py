@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from rad3d.captured import is_captured, read_captured, sensor_folder
 from rad3d.clouds import looks_like_points, read_las, read_pcd_cloud, read_text_cloud
 from rad3d.errors import ScanError, UnitError
-from rad3d.files import Contents, atomic_file, atomic_folder, sha256_of
+from rad3d.files import Contents, atomic_file, atomic_folder, read_bytes, sha256_of
 from rad3d.meshes import read_gltf, read_obj, read_off, read_stl
 from rad3d.ply import PlyData, ply_header, read_ply, write_ply
 from rad3d.scan import MM_PER_UNIT, Scan, Texture, Unit
@@ -73,10 +74,9 @@ def read_scan(path: str | Path, *, unit: Unit | None = None, sensor: str | None 
         raise ScanError(path, expected="a scan file or folder", got="nothing there", remedy="check the path")
     if path.is_dir():
         views = read_captured(path, sensor=sensor, unit=unit)
-        return Scan(specimen_name(path.resolve().name), path, views=views, unit=unit or "mm")
+        return Scan(specimen_name(_absolute(path).name), path, views=views, unit=unit or "mm")
     suffix = path.suffix.lower()
-    with path.open("rb") as file:
-        looks_like_image = file.read(4).startswith(_IMAGE_MAGIC)
+    looks_like_image = read_bytes(path, "a scan file", 4).startswith(_IMAGE_MAGIC)
     if suffix in _IMAGE_SUFFIXES or (looks_like_image and suffix in _READERS):
         raise ScanError(
             path,
@@ -269,7 +269,7 @@ def _walk(folder: Path, sensor: str | None) -> list[Path]:
 def _unique_names(paths: Sequence[Path]) -> list[str]:
     """The stem; on a clash parent__stem; then the whole file name, more parents, and at last a number."""
     levels = [0] * len(paths)
-    deepest = max((len(path.resolve().parts) for path in paths), default=0)
+    deepest = max((len(_absolute(path).parts) for path in paths), default=0)
     for _ in range(deepest + 1):
         names = [_name(path, level) for path, level in zip(paths, levels, strict=True)]
         count = Counter(name.casefold() for name in names)
@@ -287,10 +287,15 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _name(path: Path, level: int) -> str:
-    path = path.resolve()
+    path = _absolute(path)
     last = path.stem if level < 2 and path.is_file() else path.name
     parents = list(path.parts[1:-1])[-max(level - 1, 1) :] if level else []
     return "__".join(specimen_name(part) for part in [*parents, last])
+
+
+def _absolute(path: Path) -> Path:
+    """Without `.` and `..`, but a link keeps its own name."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _kind(path: Path) -> Literal["mesh", "cloud", "captured"]:

@@ -28,7 +28,7 @@ def read_stl(path: Path) -> Contents:
     """
     data = read_bytes(path, "an STL mesh")
     count = struct.unpack_from("<I", data, 80)[0] if len(data) >= 84 else -1
-    is_text = data.lstrip()[:5].lower() == b"solid" and b"facet" in data[:2048].lower()
+    is_text = data.lstrip()[:5].lower() == b"solid" and re.search(rb"facet|endsolid", data[:2048].lower())
     if len(data) == 84 + 50 * count or (0 < 84 + 50 * count <= len(data) and not is_text):
         rows = np.frombuffer(data, [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")], count, 84)
         vertices = rows["corners"].reshape(-1, 3)
@@ -111,6 +111,7 @@ def read_obj(path: Path) -> Contents:
     positions: list[list[str]] = []
     uvs: list[list[str]] = []
     polygons: list[list[str]] = []
+    so_far: list[tuple[int, int]] = []
     material_of: list[str] = []
     material, libraries = "", []
     for line in text.splitlines():
@@ -121,6 +122,7 @@ def read_obj(path: Path) -> Contents:
             uvs.append(rest.split()[:2])
         elif key == "f":
             polygons.append(rest.split())
+            so_far.append((len(positions), len(uvs)))
             material_of.append(material)
         elif key == "usemtl":
             material = rest.strip()
@@ -134,7 +136,7 @@ def read_obj(path: Path) -> Contents:
         return Contents(table[:, :3], None, colours)
     counts = np.array([len(polygon) for polygon in polygons])
     corners, polygon_of = fan_triangles(counts)
-    corner_v, corner_vt = _obj_corners(path, polygons, len(table), len(uvs))
+    corner_v, corner_vt = _obj_corners(path, polygons, np.array(so_far), (len(table), len(uvs)))
     texture = None
     if uvs and (corner_vt >= 0).any():
         texture = _obj_texture(
@@ -143,7 +145,9 @@ def read_obj(path: Path) -> Contents:
     return Contents(table[:, :3], corner_v[corners], colours, None, texture)
 
 
-def _obj_corners(path: Path, polygons: list[list[str]], v_count: int, vt_count: int) -> tuple[np.ndarray, np.ndarray]:
+def _obj_corners(
+    path: Path, polygons: list[list[str]], so_far: np.ndarray, counts: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """0-based vertex and texture indices of all corners; -1 = no texture coordinate."""
     corners = [corner.split("/") for polygon in polygons for corner in polygon]
     try:
@@ -151,10 +155,10 @@ def _obj_corners(path: Path, polygons: list[list[str]], v_count: int, vt_count: 
         vt = np.array([int(corner[1]) if len(corner) > 1 and corner[1] else 0 for corner in corners])
     except ValueError as error:
         raise ScanError(path, expected="faces as v/vt/vn", got=str(error), remedy=_REMEDY) from error
-    # negative numbers count back from the last vertex; files that use them with later vertices are rare and not read
-    v = np.where(v < 0, v + v_count, v - 1)
-    vt = np.where(vt < 0, vt + vt_count, vt - 1)
-    for name, index, count in (("v", v, v_count), ("vt", vt, vt_count)):
+    so_far = np.repeat(so_far, [len(polygon) for polygon in polygons], axis=0)
+    v = np.where(v < 0, v + so_far[:, 0], v - 1)  # negative numbers count back from the line where they stand
+    vt = np.where(vt < 0, vt + so_far[:, 1], vt - 1)
+    for name, index, count in (("v", v, counts[0]), ("vt", vt, counts[1])):
         if len(index) and (index.max() >= count or index.min() < (0 if name == "v" else -1)):
             raise ScanError(
                 path,

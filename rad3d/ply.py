@@ -4,6 +4,7 @@ Reads ascii and binary of both byte orders with any scalar vertex properties; wr
 Format: Turk, The PLY Polygon File Format (1994).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,15 +121,12 @@ def _parse_header(path: Path, data: bytes) -> tuple[str, list[_Element], tuple[s
         raise ScanError(
             path, expected="a PLY file (first line 'ply')", got=f"{data[:12]!r}", remedy="check the file's format"
         )
-    end = data.find(b"end_header")
-    newline = data.find(b"\n", end)
-    if end < 0 or (newline < 0 and len(data) == end + 10):
-        newline = len(data) - 1
-    if end < 0:
+    found = re.search(rb"^end_header(\r\n|\n|\r|\Z)", data[:65536], re.MULTILINE)
+    if found is None:
         raise ScanError(path, expected="a PLY header up to end_header", got="a truncated one", remedy=_REMEDY)
     kind, comments = "", []
     elements: list[tuple[str, int, list[_Property]]] = []
-    for line in data[:end].decode("utf-8", "replace").splitlines()[1:]:
+    for line in data[: found.start()].decode("utf-8", "replace").splitlines()[1:]:
         words = line.split()
         try:
             match words:
@@ -150,7 +148,7 @@ def _parse_header(path: Path, data: bytes) -> tuple[str, list[_Element], tuple[s
             raise ScanError(path, expected="a PLY header", got=f"the line {line!r}", remedy=_REMEDY) from error
     if kind not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise ScanError(path, expected="format ascii or binary", got=f"format {kind!r}", remedy=_REMEDY)
-    return kind, [_Element(n, c, tuple(p)) for n, c, p in elements], tuple(comments), newline + 1
+    return kind, [_Element(n, c, tuple(p)) for n, c, p in elements], tuple(comments), found.end()
 
 
 def _truncated(path: Path, element: _Element) -> ScanError:
@@ -170,9 +168,11 @@ def _binary_table(path: Path, element: _Element, data: bytes, start: int, order:
     position = start
     for prop in element.properties:  # most files: every row has lists as long as the first row's
         if prop.count_type is not None:
-            sizes[prop.name] = _one_number(path, element, data, position, order + prop.count_type)
+            sizes[prop.name] = _list_length(path, element, data, position, order + prop.count_type)
             position += np.dtype(prop.count_type).itemsize
         position += np.dtype(prop.type).itemsize * sizes.get(prop.name, 1)
+    if position > len(data):
+        raise _truncated(path, element)
     row = np.dtype(
         [
             item
@@ -215,19 +215,21 @@ def _binary_rows(path: Path, element: _Element, data: bytes, start: int, order: 
         for name, type_, count_type in types:
             count = 1
             if count_type:
-                count = _one_number(path, element, data, start, count_type)
+                count = _list_length(path, element, data, start, count_type)
                 start += count_type.itemsize
-            if count < 0 or start + count * type_.itemsize > len(data):
+            if start + count * type_.itemsize > len(data):
                 raise _truncated(path, element)
             values[name].append(np.frombuffer(data, type_, count, start))
             start += count * type_.itemsize
     return _table_of_rows(element, values), start
 
 
-def _one_number(path: Path, element: _Element, data: bytes, start: int, type_: str | np.dtype) -> int:
-    if start + np.dtype(type_).itemsize > len(data):
+def _list_length(path: Path, element: _Element, data: bytes, start: int, type_: str | np.dtype) -> int:
+    """The length of a list."""
+    number = int(np.frombuffer(data, type_, 1, start)[0]) if start + np.dtype(type_).itemsize <= len(data) else -1
+    if number < 0:
         raise _truncated(path, element)
-    return int(np.frombuffer(data, type_, 1, start)[0])
+    return number
 
 
 def _ascii_table(path: Path, element: _Element, numbers: np.ndarray, start: int) -> tuple[_Table, int]:
@@ -266,8 +268,11 @@ def _table_of_rows(element: _Element, values: dict[str, list[np.ndarray]]) -> _T
 
 
 def _empty_table(element: _Element) -> _Table:
-    empty = np.empty(0)
-    return {p.name: empty if p.count_type is None else _Lists(np.empty(0, int), empty) for p in element.properties}
+    empty = {prop.name: np.empty(0, prop.type) for prop in element.properties}
+    return {
+        prop.name: empty[prop.name] if prop.count_type is None else _Lists(np.empty(0, int), empty[prop.name])
+        for prop in element.properties
+    }
 
 
 def _ply_data(path: Path, tables: dict[str, _Table], comments: tuple[str, ...]) -> PlyData:

@@ -1,0 +1,107 @@
+import errno
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from rad3d.errors import ResultError, ScanError
+from rad3d.files import atomic_file, atomic_folder, read_bytes, sha256_of
+
+
+def names(folder: Path) -> set[str]:
+    return {item.name for item in folder.iterdir()}
+
+
+def write_and_raise(atomic: AbstractContextManager[Path], error: BaseException) -> None:
+    with atomic as new:
+        (new / "report.json" if new.is_dir() else new).write_text("half")
+        raise error
+
+
+def test_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "deep" / "out") as new:
+        (new / "report.json").write_text("1")
+        assert not (tmp_path / "deep" / "out").exists()
+        assert new.parent == tmp_path / "deep"
+    assert names(tmp_path / "deep") == {"out"}
+    assert (tmp_path / "deep" / "out" / "report.json").read_text() == "1"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_interruption_leaves_the_older_folder_alone(tmp_path: Path, error: type[BaseException]) -> None:
+    out = tmp_path / "out"
+    with atomic_folder(out) as new:
+        (new / "report.json").write_text("old")
+    with pytest.raises(error):
+        write_and_raise(atomic_folder(out), error())
+    assert names(tmp_path) == {"out"}
+    assert (out / "report.json").read_text() == "old"
+
+
+def test_an_older_version_is_replaced_entirely(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for content in ("old", "new"):
+        with atomic_folder(out) as new:
+            (new / "report.json").write_text(content)
+            (new / content).write_text("")
+    assert names(out) == {"report.json", "new"}
+    assert names(tmp_path) == {"out"}
+
+
+def test_somebody_elses_folder_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "Documents"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years")
+    with pytest.raises(ResultError, match=r"thesis\.tex"), atomic_folder(out) as new:
+        (new / "report.json").write_text("")
+    assert names(out) == {"thesis.tex"}
+    assert names(tmp_path) == {"Documents"}
+
+
+def test_an_empty_folder_and_a_relative_path_are_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with atomic_folder("../here") as new:
+        (new / "a").write_text("")
+    assert names(tmp_path) == {"here"}
+    assert names(tmp_path / "here") == {"a"}
+
+
+def test_a_file_in_the_way_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("keep")
+    with pytest.raises(ResultError, match="got a file"), atomic_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "keep"
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_disk_full_says_so_and_leaves_nothing(tmp_path: Path, atomic: type) -> None:
+    with pytest.raises(ResultError, match="No space left") as caught:
+        write_and_raise(atomic(tmp_path / "out"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert "out" in caught.value.source
+    assert "free disk space" in caught.value.remedy
+    assert not names(tmp_path)
+
+
+def test_interrupted_file_keeps_the_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.ply"
+    with atomic_file(path) as new:
+        new.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_and_raise(atomic_file(path), KeyboardInterrupt())
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"a.ply"}
+
+
+def test_sha256_of_known_bytes(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # the example of FIPS 180-2
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_empty_and_missing_files_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(ScanError, match="0 bytes"):
+        read_bytes(tmp_path / "empty", "a mesh")
+    with pytest.raises(ScanError, match="No such file"):
+        read_bytes(tmp_path / "missing", "a mesh")
