@@ -29,7 +29,7 @@ def read_stl(path: Path) -> Contents:
     data = read_bytes(path, "an STL mesh")
     count = struct.unpack_from("<I", data, 80)[0] if len(data) >= 84 else -1
     is_text = data.lstrip()[:5].lower() == b"solid" and re.search(rb"facet|endsolid", data[:2048].lower())
-    if len(data) == 84 + 50 * count or (0 < 84 + 50 * count <= len(data) and not is_text):
+    if count >= 0 and (len(data) == 84 + 50 * count or (84 + 50 * count < len(data) and not is_text)):
         rows = np.frombuffer(data, [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")], count, 84)
         vertices = rows["corners"].reshape(-1, 3)
     elif is_text:
@@ -59,9 +59,13 @@ def read_off(path: Path) -> Contents:
     keyword = lines[0][0].upper() if lines else b""
     if keyword not in (b"OFF", b"COFF"):
         raise ScanError(path, expected="an OFF file (first word OFF or COFF)", got=f"{keyword!r}", remedy=_REMEDY)
-    counts = lines[0][1:] or lines[1]
-    body = lines[1 if lines[0][1:] else 2 :]
-    vertex_count, face_count = (int(number) for number in counts[:2])
+    counts, *body = [words for words in (lines[0][1:], *lines[1:]) if words] or [[]]
+    try:
+        vertex_count, face_count = (int(number) for number in counts[:2])
+    except ValueError as error:
+        raise ScanError(
+            path, expected="a line with the numbers of vertices and faces", got=str(counts), remedy=_REMEDY
+        ) from error
     if len(body) < vertex_count + face_count:
         raise ScanError(
             path,
@@ -69,8 +73,13 @@ def read_off(path: Path) -> Contents:
             got=f"a truncated file with {len(body)} rows",
             remedy=_REMEDY,
         )
-    table = _numbers(path, body[:vertex_count])
-    polygons = [_numbers(path, [row[: 1 + int(row[0])]])[0, 1:] for row in body[vertex_count:][:face_count]]
+    table = _numbers(path, body[:vertex_count] or np.empty((0, 3)))
+    if vertex_count and table.shape[1] < 3:
+        raise ScanError(path, expected="vertices with x, y, z", got=f"{table.shape[1]} numbers", remedy=_REMEDY)
+    try:
+        polygons = [np.array(row[1 : 1 + int(row[0])], np.int64) for row in body[vertex_count:][:face_count]]
+    except ValueError as error:
+        raise ScanError(path, expected="faces as a count and vertex indices", got=str(error), remedy=_REMEDY) from error
     faces = _triangles(path, polygons, vertex_count)
     colours = None
     if keyword == b"COFF" and table.shape[1] >= 6:
@@ -89,7 +98,7 @@ def _triangles(path: Path, polygons: list[np.ndarray], vertex_count: int) -> Fac
     """Polygons as triangles."""
     if not polygons:
         return np.empty((0, 3), np.int64)
-    items = np.concatenate(polygons).astype(np.int64)
+    items = np.concatenate(polygons)
     if not 0 <= items.min() <= items.max() < vertex_count:
         raise ScanError(
             path,
