@@ -149,3 +149,26 @@ def rad_score_map(scores, size=256):
         for dx in range(5):
             result += tap[dy] * tap[dx] * padded[dy : dy + size, dx : dx + size]
     return result
+
+
+def surface_scores(query, remembered, settings, allowed, values):
+    """One pair of patches at a time: raw score, nearest patch, mean and deviation of the answering patches' values."""
+    rows = [row for row in range(len(remembered.points_mm)) if allowed[row]]
+    least = min(settings.min_neighbours, len(rows))
+    results = []
+    for q in range(len(query.points_mm)):
+        apart = {row: np.linalg.norm(query.points_mm[q] - remembered.points_mm[row]) for row in rows}
+        radius = max(settings.radius_mm, sorted(apart.values())[least - 1] * (1 + 1e-6))
+        near = [row for row in rows if apart[row] <= radius]
+        alike = [
+            row
+            for row in near
+            if query.normals[q] @ remembered.normals[row] >= np.cos(settings.max_normal_angle)
+            and query.directions[q] @ remembered.directions[row] >= np.cos(settings.max_view_angle)
+        ]
+        answers = alike if len(alike) >= least else near
+        similarity = np.array([(query.features[q] * remembered.features[row]).sum(-1).tolist() for row in answers])
+        best = answers[int(similarity.mean(axis=1).argmax())]
+        found = values[answers]
+        results.append((np.mean(1 - similarity.max(axis=0)), best, found.mean(), found.std()))
+    return tuple(np.array(column) for column in zip(*results, strict=True))

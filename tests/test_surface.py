@@ -1,0 +1,64 @@
+"""Surface-conditioned retrieval against a loop over all pairs."""
+
+import numpy as np
+import pytest
+import torch
+
+from rad3d.settings import SurfaceSettings
+from rad3d.surface import PlacedPatches, surface_scores
+
+
+def placed(rng, count, size_mm=20.0, specimens=3):
+    def directions():
+        vectors = rng.standard_normal((count, 3)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    features = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((count, 2, 8))).float(), dim=-1)
+    points = (rng.random((count, 3)) * size_mm).astype(np.float32)
+    position = np.zeros((count, 3), int)
+    return PlacedPatches(points, directions(), directions(), features, rng.integers(0, specimens, count), position)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [SurfaceSettings(4.0, 5, 1.0, 1.2), SurfaceSettings(0.5, 8, 1.0, 1.0), SurfaceSettings(100.0, 1, 0.5, 3.2)],
+)
+def test_scores_equal_the_loop_over_pairs(reference, settings):
+    rng = np.random.default_rng(0)
+    query, remembered = placed(rng, 150), placed(rng, 400)
+    values = rng.random(400).astype(np.float32)
+    allowed = remembered.specimen != 1
+    found = surface_scores(query, remembered, settings, allowed, values)
+    raw, nearest, usual, spread = reference.surface_scores(query, remembered, settings, allowed, values)
+    np.testing.assert_allclose(found.raw, raw, atol=1e-5)
+    assert np.array_equal(found.nearest, nearest)
+    np.testing.assert_allclose(found.usual, usual, atol=1e-5)
+    np.testing.assert_allclose(found.spread, spread, atol=1e-3)
+
+
+def test_a_patch_from_elsewhere_on_the_part_is_no_answer():
+    """The same look at another place is what a misplaced feature is; only image-wide retrieval forgives it."""
+    rng = np.random.default_rng(1)
+    remembered = placed(rng, 200)
+    far = int(np.argmax(remembered.points_mm[:, 0]))
+    elsewhere = remembered.points_mm[far] - np.float32([15, 0, 0])
+    moved = PlacedPatches(
+        elsewhere[None],
+        remembered.normals[far][None],
+        remembered.directions[far][None],
+        remembered.features[far][None],
+        np.array([-1]),
+        np.zeros((1, 3), int),
+    )
+    here = surface_scores(moved, remembered, SurfaceSettings(3.0, 1, 3.2, 3.2)).raw[0]
+    anywhere = surface_scores(moved, remembered, SurfaceSettings(100.0, 1, 3.2, 3.2)).raw[0]
+    assert anywhere == pytest.approx(0, abs=1e-5)
+    assert here > 0.1
+
+
+def test_nothing_remembered_is_no_score():
+    rng = np.random.default_rng(2)
+    query, remembered = placed(rng, 4), placed(rng, 6)
+    found = surface_scores(query, remembered, SurfaceSettings(), np.zeros(6, bool))
+    assert np.isnan(found.raw).all()
+    assert (found.nearest == -1).all()
