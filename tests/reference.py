@@ -172,3 +172,32 @@ def surface_scores(query, remembered, settings, allowed, values):
         found = values[answers]
         results.append((np.mean(1 - similarity.max(axis=0)), best, found.mean(), found.std()))
     return tuple(np.array(column) for column in zip(*results, strict=True))
+
+
+def normals_of(points, intrinsics, window):
+    """Normals of an organised cloud: per pixel a plane 1/Z = a x + b y + c through the neighbours on its side of jumps."""
+    height, width, _ = points.shape
+    focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
+    result = np.full(points.shape, np.nan)
+    for row, column in np.ndindex(height, width):
+        z = points[row, column, 2]
+        used = []
+        for dy, dx in itertools.product(range(-window, window + 1), repeat=2):
+            y, x = row + dy, column + dx
+            if 0 <= y < height and 0 <= x < width:
+                limit = np.tan(np.deg2rad(75)) * z / focal * max(np.hypot(dx, dy), 1)
+                if abs(points[y, x, 2] - z) <= limit:
+                    used.append((x + 0.5, y + 0.5, 1 / points[y, x, 2]))
+        if len(used) < (2 * window + 1) ** 2 // 4:
+            continue
+        x, y, inverse = np.array(used, float).T
+        if np.linalg.det(np.cov(x, y, bias=True)) <= 0.1:
+            continue
+        design = np.stack([x, y, np.ones_like(x)], axis=1)
+        plane = np.linalg.lstsq(design, inverse, rcond=None)[0]
+        pixels = np.array([[column, row, 1], [column + 1, row, 1], [column, row + 1, 1]], float)
+        corners = (np.linalg.inv(intrinsics) @ pixels.T).T / (pixels @ plane)[:, None]
+        normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
+        normal /= np.linalg.norm(normal)
+        result[row, column] = normal if normal @ points[row, column] < 0 else -normal
+    return result
