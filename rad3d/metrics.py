@@ -150,7 +150,8 @@ class Ranking:
     def _region_share(self) -> Values:
         """Per region 1 / (its weight x number of regions): elements so weighted add up to the mean overlap."""
         sizes = np.bincount(self.region, weights=self.bad_weights)
-        return np.divide(1.0, sizes * (sizes > 0).sum(), out=np.zeros(len(sizes)), where=sizes > 0)
+        shares = np.divide(1.0, sizes * (sizes > 0).sum(), out=np.zeros(len(sizes)), where=sizes > 0)
+        return np.asarray(shares)
 
     def aupro(self, limits: Sequence[float] = AUPRO_LIMITS) -> tuple[float, ...]:
         """Area under the mean overlap of regions against the false positive rate, per limit, divided by the limit."""
