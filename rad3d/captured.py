@@ -32,8 +32,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-MAX_RESIDUAL_PX = 10.0
-"""Lens distortion stays far below; clouds in another frame or pixel order lie far above."""
+MAX_RESIDUAL = 0.02
+"""Of the image's longer side. Lens distortion stays below; clouds in another frame or pixel order lie above."""
 FALLBACK_ANGLE = 0.6
 """Field of view in radians of a camera that saw nothing from which it could be estimated."""
 
@@ -172,10 +172,10 @@ def _cameras(
                 raise ScanError(folder / name, expected=error.expected, got=error.got, remedy=error.remedy) from error
             without[name] = size_hw
             continue
-        if residual > MAX_RESIDUAL_PX:
+        if residual > MAX_RESIDUAL * max(size_hw):
             raise ScanError(
                 folder / name,
-                expected=f"a cloud in its camera's frame (pinhole fit within {MAX_RESIDUAL_PX:g} pixels)",
+                expected=f"a cloud in its camera's frame (pinhole fit within {MAX_RESIDUAL * max(size_hw):.1f} pixels)",
                 got=f"{residual:.1f} pixels",
                 remedy="export the clouds in the camera's frame, row after row, or give intrinsics.json",
             )

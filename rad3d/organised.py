@@ -1,5 +1,6 @@
 """Organised clouds: one point per pixel, in the frame of the camera (OpenCV axes)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -232,18 +233,39 @@ def _padded(depth: np.ndarray, top: int, bottom: int, left: int, right: int) -> 
     return np.pad(depth[y0:y1, x0:x1].astype(np.float32), margins, constant_values=np.nan)
 
 
+def _paths(depth: np.ndarray, steepest: np.float32) -> Iterator[tuple[int, list[tuple[int, Mask]]]]:
+    """Row by row of the window, from which inner pixels one gets there (up or down, then along) without a jump."""
+    height, width = depth.shape[0] - 2 * WINDOW, depth.shape[1] - 2 * WINDOW
+    smooth_y = ~(np.abs(np.diff(depth, axis=0)) > steepest * depth[:-1])  # a missing pixel is no jump
+    smooth_x = ~(np.abs(np.diff(depth, axis=1)) > steepest * depth[:, :-1])
+    for up in (1, -1):
+        column = np.ones((height, width), bool)
+        for dy in range(0 if up > 0 else -1, up * (WINDOW + 1), up):
+            if dy:
+                top = WINDOW + dy - (up > 0)
+                column = column & smooth_y[top : top + height, WINDOW : WINDOW + width]
+            masks = [(0, column)]
+            for along in (1, -1):
+                near = column
+                for dx in range(along, along * (WINDOW + 1), along):
+                    left = WINDOW + dx - (along > 0)
+                    near = near & smooth_x[WINDOW + dy : WINDOW + dy + height, left : left + width]
+                    masks.append((dx, near))
+            yield dy, masks
+
+
 def _inverse_depth_planes(depth: np.ndarray, focal: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, Mask]:
     """Least-squares plane of 1/Z, times the pixel's own Z: slopes along x and y, value at the pixel, where it holds."""
     height, width = depth.shape[0] - 2 * WINDOW, depth.shape[1] - 2 * WINDOW
     centre = depth[WINDOW:-WINDOW, WINDOW:-WINDOW]
     per_pixel = np.float32(_STEEPEST / focal) * centre  # depth change per pixel at the steepest incidence
     n, sx, sy, sxx, sxy, syy, sq, sqx, sqy = np.zeros((9, height, width), np.float32)
-    for dy in range(-WINDOW, WINDOW + 1):
+    for dy, row in _paths(depth, np.float32(_STEEPEST / focal)):
         row_n, row_x, row_xx, row_q, row_qx = np.zeros((5, height, width), np.float32)
-        for dx in range(-WINDOW, WINDOW + 1):
+        for dx, near in row:
             other = depth[WINDOW + dy : WINDOW + dy + height, WINDOW + dx : WINDOW + dx + width]
             reach = np.float32(max(np.hypot(dx, dy), 1))
-            use = np.abs(other - centre) <= per_pixel * reach  # False where either is NaN
+            use = near & (np.abs(other - centre) <= per_pixel * reach)  # False where either is NaN
             weight = use.astype(np.float32)
             q = np.where(use, centre / other - 1, 0)  # relative to the centre: exact enough in float32
             row_n += weight

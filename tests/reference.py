@@ -175,7 +175,7 @@ def surface_scores(query, remembered, settings, allowed, values):
 
 
 def normals_of(points, intrinsics, window):
-    """Normals of an organised cloud: per pixel a plane 1/Z = a x + b y + c through the neighbours on its side of jumps."""
+    """Normals of an organised cloud: per pixel a plane 1/Z = a x + b y + c through neighbours reached without a jump."""
     height, width, _ = points.shape
     focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
     result = np.full(points.shape, np.nan)
@@ -186,7 +186,12 @@ def normals_of(points, intrinsics, window):
             y, x = row + dy, column + dx
             if 0 <= y < height and 0 <= x < width:
                 limit = np.tan(np.deg2rad(75)) * z / focal * max(np.hypot(dx, dy), 1)
-                if abs(points[y, x, 2] - z) <= limit:
+                path = [(row + np.sign(dy) * i, column) for i in range(abs(dy) + 1)]
+                path += [(y, column + np.sign(dx) * i) for i in range(1, abs(dx) + 1)]
+                depths = [points[place][2] for place in path]
+                steps = zip(path, path[1:], depths, depths[1:], strict=False)
+                jumps = [abs(b - a) > np.tan(np.deg2rad(75)) / focal * (a if q >= p else b) for p, q, a, b in steps]
+                if abs(points[y, x, 2] - z) <= limit and not any(jumps):
                     used.append((x + 0.5, y + 0.5, 1 / points[y, x, 2]))
         if len(used) < (2 * window + 1) ** 2 // 4:
             continue
