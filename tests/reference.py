@@ -175,7 +175,7 @@ def surface_scores(query, remembered, settings, allowed, values):
 
 
 def normals_of(points, intrinsics, window):
-    """Normals of an organised cloud: per pixel a plane 1/Z = a x + b y + c through neighbours reached without a jump."""
+    """Normals of an organised cloud: planes 1/Z = a x + b y + c through the neighbours reached without a jump."""
     height, width, _ = points.shape
     focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
     result = np.full(points.shape, np.nan)
