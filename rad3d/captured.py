@@ -19,17 +19,6 @@ from rad3d.organised import FEWEST_POINTS, NotOrganisedError, estimate_intrinsic
 from rad3d.scan import MM_PER_UNIT, Unit
 from rad3d.view import View
 
-__all__ = [
-    "NotOrganisedError",
-    "estimate_intrinsics",
-    "is_captured",
-    "normals_of",
-    "organised_points",
-    "read_captured",
-    "read_image",
-    "sensor_folder",
-]
-
 _log = logging.getLogger(__name__)
 
 MAX_RESIDUAL = 0.02

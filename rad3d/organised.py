@@ -32,13 +32,13 @@ def organised_points(path: str | Path, size_hw: tuple[int, int], *, unit: Unit |
         UnitError: the distance from the camera makes no sense in that unit.
     """
     path = Path(path)
+    height, width = size_hw
     suffix = path.suffix.lower()
     if suffix == ".ply":
         ply = read_ply(path)
-        points, found_hw = (
-            ply.vertices,
-            _header_size(ply.comments) or (size_hw if len(ply.vertices) == _n(size_hw) else None),
-        )
+        points, found_hw = ply.vertices, _header_size(ply.comments)
+        if found_hw is None and len(points) == height * width:
+            found_hw = (height, width)
     elif suffix == ".pcd":
         pcd = read_pcd(path)
         points = np.stack([pcd.columns[axis] for axis in "xyz"], axis=1)
@@ -53,27 +53,21 @@ def organised_points(path: str | Path, size_hw: tuple[int, int], *, unit: Unit |
             got=f"the suffix '{suffix}'",
             remedy="convert it to PLY",
         )
-    if found_hw != tuple(size_hw) or points.size != 3 * _n(size_hw):
-        got = (
-            f"{points.size // 3} points in no order of pixels"
-            if found_hw is None
-            else f"{found_hw[0]} x {found_hw[1]} points"
+    if found_hw != (height, width) or points.size != 3 * height * width:
+        got = f"{points.size // 3} points" + (
+            " in no order of pixels" if found_hw is None else f", {found_hw[0]} x {found_hw[1]}"
         )
         raise NotOrganisedError(
             path,
-            expected=f"one point per pixel of its image ({size_hw[0]} x {size_hw[1]}, height x width)",
+            expected=f"one point per pixel of its image ({height} x {width}, height x width)",
             got=got,
             remedy="export the organised cloud at the image's resolution; without it only the image is used",
         )
-    points = points.reshape(*size_hw, 3).astype(np.float32)
+    points = points.reshape(height, width, 3).astype(np.float32)
     missing = ~np.isfinite(points).all(axis=-1) | (points[..., 2] == 0)
     points[missing] = np.nan
     _check_distance(path, points[~missing], unit)
     return np.asarray(points * np.float32(MM_PER_UNIT[unit or "mm"]))
-
-
-def _n(size_hw: tuple[int, int]) -> int:
-    return size_hw[0] * size_hw[1]
 
 
 def _header_size(comments: tuple[str, ...]) -> tuple[int, int] | None:

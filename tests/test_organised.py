@@ -55,7 +55,7 @@ def test_sensor_ply(tmp_path: Path, missing: float) -> None:
 def test_ply_that_states_its_size(tmp_path: Path, comments: str) -> None:
     write_sensor_ply(tmp_path / "a.ply", POINTS, 0, comments)
     np.testing.assert_array_equal(organised_points(tmp_path / "a.ply", HW), POINTS)
-    with pytest.raises(NotOrganisedError, match="48 x 64 points"):
+    with pytest.raises(NotOrganisedError, match="3072 points, 48 x 64"):
         organised_points(tmp_path / "a.ply", (64, 48))  # as many pixels, but lying down
 
 
