@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from rad3d.arrays import Indices, Points, Pose
+from rad3d.arrays import Flags, Points, Pose
 from rad3d.scan import Surface
 
 Poses: TypeAlias = Float[ndarray, "h 4 4"]
@@ -27,11 +27,14 @@ POINT_SHARE = 0.02
 """Weight of point-to-point beside point-to-plane: holds what the planes leave free, too small to bias the rest."""
 ISOLATED = 4.0
 """A point whose neighbours are further than this many times the median is no surface."""
+SPARSE, SCATTERED = 1.4, 0.05
+"""From this many times the median on, neighbours have to lie in a plane but for this share of their variance."""
 
 
 MIN_AGREEMENT = 0.3
 """Cosine between the normals of a point and of the sample it is taken for."""
 NEIGHBOURS = 4
+FAR_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +74,9 @@ def sample_surface(surface: Surface, count: int) -> Samples:
     Triangles are sampled by area, with their own normals, so that edges stay sharp. Of a cloud one point per voxel
     is taken, after isolated points are left out.
     """
-    rng = np.random.default_rng(0)
     if surface.faces is None:
-        return _thin_cloud(surface, count, rng)
+        return _thin_cloud(surface, count)
+    rng = np.random.default_rng(0)
     corners = surface.points_mm[surface.faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     double_area = np.linalg.norm(cross, axis=1)
@@ -86,17 +89,35 @@ def sample_surface(surface: Surface, count: int) -> Samples:
     return Samples(points, cross[face] / double_area[face, None], True, float(total[-1] / 2))
 
 
-def _thin_cloud(surface: Surface, count: int, rng: np.random.Generator) -> Samples:
-    # a point's area is that of the disc its neighbours fill: large where they are far
-    radius = np.sqrt(surface.areas_mm2)
-    kept = np.flatnonzero(radius <= ISOLATED * np.median(radius))
-    area = float(surface.areas_mm2[kept].sum())
-    points = surface.points_mm[kept]
-    order = rng.permutation(len(points))
-    voxel = np.floor(points[order] / np.sqrt(area / count)).astype(np.int64)
+def _thin_cloud(surface: Surface, count: int) -> Samples:
+    kept = ~outliers(surface)
+    points, normals, areas = surface.points_mm[kept], surface.normals[kept], surface.areas_mm2[kept]
+    return thin(points, normals, float(areas.sum()), count, signed=False)
+
+
+def thin(points_mm: Points, normals: Points, area_mm2: float, count: int, *, signed: bool) -> Samples:
+    """About `count` of the points of a surface of that area: one per voxel, in random order, always the same ones."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(points_mm))
+    voxel = np.floor(points_mm[order] / max(np.sqrt(area_mm2 / count), 1e-6)).astype(np.int64)
     _, first = np.unique(voxel, axis=0, return_index=True)
     chosen = order[rng.permutation(first)]
-    return Samples(points[chosen], surface.normals[kept][chosen], False, area)
+    return Samples(points_mm[chosen], normals[chosen], signed, area_mm2)
+
+
+def outliers(surface: Surface) -> Flags:
+    """Points of a cloud that lie on no surface: far from their neighbours, or apart and not in a plane with them."""
+    radius = np.sqrt(surface.areas_mm2)  # a point's area is that of the disc its neighbours fill
+    radius = radius / np.median(radius)
+    result = radius > ISOLATED
+    doubtful = np.flatnonzero(~result & (radius > SPARSE))
+    if len(doubtful):
+        tree = cKDTree(surface.points_mm)
+        near = surface.points_mm[tree.query(surface.points_mm[doubtful], k=min(12, len(radius)), workers=-1)[1]]
+        spread = near - near.mean(axis=1, keepdims=True)
+        values = np.linalg.eigvalsh(np.einsum("nki,nkj->nij", spread, spread))
+        result[doubtful] = values[:, 0] > SCATTERED * values.sum(axis=1)
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +177,15 @@ class Target:
             at = source.points_mm @ rotation.transpose(0, 2, 1) + shift
             turned = source.normals @ rotation.transpose(0, 2, 1)
             # beside an edge the nearest sample may be around the corner: look at a few, prefer one that agrees
-            index = self.samples.tree.query(at, k=NEIGHBOURS, workers=-1)[1]
+            # (far points need no search: nothing is asked about distances beyond FAR_SHARE of the radius)
+            far = FAR_SHARE * self.radius_mm
+            apart, index = self.samples.tree.query(at, k=NEIGHBOURS, distance_upper_bound=far, workers=-1)
+            index = np.minimum(index, len(self.samples.points_mm) - 1)
             delta = self.samples.points_mm[index] - at[:, :, None]
             normal = self.samples.normals[index]
             spacing = self.samples.spacing_mm
             distance = _distance(delta, normal, turned[:, :, None], signed, spacing, edge_mm=1.5 * spacing)
+            distance = np.where(np.isfinite(apart), distance, np.inf)
             best = np.argmin(distance, axis=2)[..., None]
             delta, normal = (np.take_along_axis(a, best[..., None], axis=2)[:, :, 0] for a in (delta, normal))
             return at, delta, normal, np.take_along_axis(distance, best, axis=2)[..., 0]
@@ -190,10 +215,23 @@ class Target:
 
     def _refine(self, source: Samples, poses: Poses, reaches_mm: Sequence[float], exact: bool) -> Poses:
         for reach in reaches_mm:
-            at, delta, normal, distance = self.residuals(source, poses, exact)
-            weight = np.clip(1 - (distance / reach) ** 2, 0, None) ** 2
-            poses = _solve(at, delta, normal, weight, self.radius_mm) @ poses
+            poses = _step([self.residuals(source, poses, exact)], reach, self.radius_mm) @ poses
         return poses
+
+
+def refine_jointly(targets: Sequence[Target], source: Samples, pose: Pose, reaches_mm: Sequence[float]) -> Pose:
+    """As `Target.refine`, exact, for one pose against several targets in one frame: each pulls as it matches."""
+    poses = pose[None]
+    for reach in reaches_mm:
+        found = [target.residuals(source, poses, exact=True) for target in targets]
+        poses = _step(found, reach, targets[0].radius_mm) @ poses
+    return poses[0]
+
+
+def _step(residuals: Sequence[tuple[np.ndarray, ...]], reach_mm: float, radius_mm: float) -> Poses:
+    at, delta, normal, distance = (np.concatenate(parts, axis=1) for parts in zip(*residuals, strict=True))
+    weight = np.clip(1 - (distance / reach_mm) ** 2, 0, None) ** 2
+    return _solve(at, delta, normal, weight, radius_mm)
 
 
 def _distance(
@@ -249,9 +287,3 @@ def _solve(at: np.ndarray, delta: np.ndarray, normal: np.ndarray, weight: np.nda
     middle = centre[:, 0].astype(np.float64)
     result[:, :3, 3] = middle + motion[:, 3:] - np.einsum("hij,hj->hi", turn, middle)
     return result
-
-
-def nearest_distance(points_mm: Points, samples: Samples, reach_mm: float) -> tuple[np.ndarray, Indices]:
-    """Distance of points to their nearest sample, at most `reach_mm`, and which it is (len(samples) = none)."""
-    distance, index = samples.tree.query(points_mm, distance_upper_bound=reach_mm, workers=-1)
-    return np.minimum(distance, reach_mm), index

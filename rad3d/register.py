@@ -7,15 +7,17 @@ near-symmetric rivals at full resolution. A local search alone ends a tooth off 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from rad3d.arrays import Points, Pose
-from rad3d.errors import RegistrationError
-from rad3d.geometry import inverse, transform_points
-from rad3d.icp import Poses, Samples, Target, sample_surface
+from rad3d.arrays import Mask, Matrix3, Points, Pose, ScoreMap, Vector
+from rad3d.errors import RegistrationError, ScanError
+from rad3d.geometry import inverse, transform_directions, transform_points, unit
+from rad3d.icp import Poses, Samples, Target, refine_jointly, sample_surface, thin
+from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.scan import Surface
+from rad3d.segment import foreground
 from rad3d.symmetry import (
     Symmetries,
     about,
@@ -26,12 +28,14 @@ from rad3d.symmetry import (
     rotation_grid,
     truncation_mm,
 )
+from rad3d.view import View
 
 REFERENCE_SAMPLES = 40_000
 SCAN_SAMPLES = 8_000
 JUDGED = 4_000
 """Samples at which rival poses are compared."""
-ROTATIONS = 600
+ROTATIONS, VIEW_ROTATIONS = 600, 2000
+VIEW_DIRECTIONS = 200
 ROUGH = 96
 """Poses that leave the coarse search."""
 FINALISTS = 8
@@ -43,7 +47,7 @@ MIN_MARGIN = 0.1
 NOISE_MM = 0.02
 """Mean distances are compared on top of this much, so that the ratio of two tiny ones says nothing."""
 SIZE_RATIO = 1.3
-MIRROR_FITNESS = 0.97
+SURE_FITNESS = 0.97
 
 Appearance = Callable[[Pose], float]
 """How badly the looks of the scan fit at a pose part_from_scan: smaller is better, scaled like millimetres."""
@@ -97,6 +101,27 @@ class Reference:
         """A few points of the surface, by whose displacement poses are compared."""
         return self.target.samples.points_mm[:200]
 
+    def difference_mm(self, a: Pose, b: Pose) -> float:
+        """How far two poses part_from_scan put the part apart (root mean square), modulo exact symmetries."""
+        return difference(a, b, self.symmetries, self.marks_mm)
+
+    @cached_property
+    def seen_from(self) -> tuple[Points, Points]:
+        """Directions all round (k, 3), and the middle of what is seen of the part from far out there (k, 3)."""
+        step = np.arange(VIEW_DIRECTIONS) + 0.5
+        z, turn = 1 - 2 * step / VIEW_DIRECTIONS, np.pi * (1 + np.sqrt(5)) * step
+        flat = np.sqrt(1 - z**2)
+        directions = np.stack([flat * np.cos(turn), flat * np.sin(turn), z], axis=1)
+        return directions, np.stack([self._seen_middle(direction) for direction in directions])
+
+    def _seen_middle(self, direction: Vector) -> Vector:
+        points = self.target.samples.points_mm[:8000]
+        axes = np.linalg.svd(direction[None])[2][1:]
+        cells = np.floor(points @ axes.T / (self.target.radius_mm / 15)).astype(int)
+        nearest_last = np.argsort(points @ direction)
+        _, first = np.unique(cells[nearest_last[::-1]], axis=0, return_index=True)
+        return np.asarray(points[nearest_last[::-1][first]].mean(axis=0))
+
 
 def build_reference(surface: Surface) -> Reference:
     """Prepare a surface, given in the part frame, to be registered with.
@@ -120,6 +145,87 @@ def _samples(surface: Surface, count: int, name: str) -> Samples:
     return samples
 
 
+class _Query(Protocol):
+    """What is registered: its samples, where to begin, and which surface of the part it says is not there."""
+
+    @property
+    def scan(self) -> Target: ...
+
+    def starts(self, reference: Reference) -> Poses:
+        """Poses to begin with."""
+
+    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
+        """(k, JUDGED) how far samples of the reference are from the scan; NaN where the scan cannot tell."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """A mesh or cloud, from all sides or not."""
+
+    scan: Target
+    thorough: bool = False
+
+    def starts(self, reference: Reference) -> Poses:
+        """Rotations all round, with the scan's centre on the part's, and beside it in case half of it is missing."""
+        target, scan = reference.target, self.scan
+        spread = scan.samples.points_mm - scan.centre_mm
+        lengths, axes = np.linalg.eigh(spread.T @ spread / len(spread))
+        offsets = [np.zeros(3)]
+        for length, axis in zip(np.sqrt(np.maximum(lengths, 0)), axes.T, strict=True):
+            for factor in (0.6, 1.2, -0.6, -1.2) if self.thorough else (1, -1):
+                offsets.append(factor * length * axis)
+        rotations = rotation_grid(ROTATIONS)
+        return np.concatenate([about(rotations, scan.centre_mm + offset, target.centre_mm) for offset in offsets])
+
+    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
+        """To the nearest of the scan's samples."""
+        samples = reference.target.samples.thinned(JUDGED)
+        back = (self.scan.residuals(samples, inverse(pose)[None], exact=True)[3] for pose in poses)
+        return np.concatenate([np.minimum(distance, reference.truncation_mm) for distance in back])
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What one camera saw; points in the camera's frame."""
+
+    scan: Target
+    depth_mm: ScoreMap
+    intrinsics: Matrix3
+    thorough: bool = False
+
+    def starts(self, reference: Reference) -> Poses:
+        """Rotations all round, with the middle of what is seen on the middle of what would be seen from there."""
+        rotations = rotation_grid(VIEW_ROTATIONS)
+        middle = self.scan.centre_mm
+        directions, middles = reference.seen_from
+        towards_camera = -rotations @ unit(middle)
+        poses = about(rotations, middle, np.zeros(3))
+        poses[:, :3, 3] += middles[(towards_camera @ directions.T).argmax(axis=1)]
+        return poses
+
+    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
+        """How far surface that faces the camera lies before what the camera saw there, or behind it if only just."""
+        samples = reference.target.samples.thinned(JUDGED)
+        height, width = self.depth_mm.shape
+        result = np.full((len(poses), len(samples.points_mm)), np.nan)
+        for row, pose in zip(result, poses, strict=True):
+            camera_from_part = inverse(pose)
+            at = transform_points(camera_from_part, samples.points_mm)
+            normals = transform_directions(camera_from_part, samples.normals)
+            facing = np.einsum("ni,ni->n", normals, -unit(at))
+            if not samples.signed:
+                facing = np.abs(facing)
+            pixel = at @ self.intrinsics.T
+            with np.errstate(divide="ignore", invalid="ignore"):
+                column, line = np.floor(pixel[:, :2] / pixel[:, 2:]).T
+            known = (at[:, 2] > 0) & (column >= 0) & (column < width) & (line >= 0) & (line < height) & (facing > 0.2)
+            before = self.depth_mm[line[known].astype(int), column[known].astype(int)] - at[known, 2]
+            # further behind: hidden by other surface
+            before[before < -reference.truncation_mm] = np.nan
+            row[known] = np.minimum(np.abs(before) * facing[known], reference.truncation_mm)
+        return result
+
+
 def register_surface(
     surface: Surface, reference: Reference, initial: Pose | None = None, appearance: Appearance | None = None
 ) -> Registration:
@@ -135,88 +241,88 @@ def register_surface(
     Raises:
         RegistrationError: the scan has too few points.
     """
-    scan = Target(_samples(surface, SCAN_SAMPLES, "scan"))
+    query = _Whole(Target(_samples(surface, SCAN_SAMPLES, "scan")))
     wanted = np.eye(4) if initial is None else initial
-    candidates = _search(scan, reference, wanted)
-    result = _judge(scan, reference, candidates, wanted, appearance)
-    if result.fitness < MIRROR_FITNESS and _fits_mirrored(scan, reference, result):
-        return _untrusted(result, "the scan fits the part's mirror image better than the part")
-    return _check_size(scan, reference, result)
+    return _register(query, reference, wanted, appearance)[0]
+
+
+def _register(
+    query: _Whole | _Seen, reference: Reference, wanted: Pose, appearance: Appearance | None
+) -> tuple[Registration, "_Candidates"]:
+    found = _search(query, reference, wanted)
+    result = _judge(query, reference, found, wanted, appearance)
+    if result.fitness < SURE_FITNESS:
+        query = replace(query, thorough=True)
+        again = _search(query, reference, wanted)
+        if again.costs[:, 0].sum() < found.costs[:, 0].sum():
+            found = again
+            result = _judge(query, reference, found, wanted, appearance)
+    if result.fitness < SURE_FITNESS and _fits_mirrored(query, reference, found):
+        result = _untrusted(result, "the scan fits the part's mirror image better than the part")
+    return _check_size(query.scan, reference, result), found
 
 
 @dataclass(frozen=True, eq=False)
 class _Candidates:
     poses: Poses
     costs: np.ndarray
-    """Mean truncated distance in mm, both ways, per pose; ascending."""
+    """(2, k) mean truncated distance in mm, scan to reference and back; the sum ascends."""
 
 
-def _search(scan: Target, reference: Reference, wanted: Pose) -> _Candidates:
+def _search(query: _Whole | _Seen, reference: Reference, wanted: Pose) -> _Candidates:
     """The best distinct poses of a scan and what they cost, both ways at full resolution."""
-    target, truncation = reference.target, reference.truncation_mm
-    starts = _starts(scan, target)
-    rough = target.cost(scan.samples.thinned(150), starts, 0.1 * target.radius_mm)
-    poses = np.concatenate([wanted[None], starts[np.argsort(rough)[:ROUGH]]])
-    poses = target.refine(scan.samples.thinned(300), poses, np.geomspace(0.3 * target.radius_mm, truncation, 12))
-    costs = target.cost(scan.samples.thinned(600), poses, truncation)
+    target, truncation, samples = reference.target, reference.truncation_mm, query.scan.samples
+    starts = query.starts(reference)
+    rough = target.cost(samples.thinned(150), starts, 0.1 * target.radius_mm)
+    chosen = np.argsort(rough)[: ROUGH * (4 if query.thorough else 1)]
+    poses = np.concatenate([wanted[None], starts[chosen]])
+    poses = target.refine(samples.thinned(300), poses, np.geomspace(0.3 * target.radius_mm, truncation, 12))
+    costs = target.cost(samples.thinned(600), poses, truncation)
     first = poses[distinct(poses, costs, target)[:3]]
 
     rivals = (reference.symmetries.near[None] @ first[:, None]).reshape(-1, 4, 4)
     poses = np.concatenate([poses, rivals])
-    poses = target.refine(scan.samples.thinned(500), poses, np.geomspace(2 * truncation, 0.5 * truncation, 6))
-    costs = target.cost(scan.samples.thinned(JUDGED), poses, truncation)
-    return _finalists(scan, reference, poses[distinct(poses, costs, target)])
+    poses = target.refine(samples.thinned(500), poses, np.geomspace(2 * truncation, 0.5 * truncation, 6))
+    costs = target.cost(samples.thinned(JUDGED), poses, truncation)
+    poses = poses[distinct(poses, costs, target)][: 3 * FINALISTS]
+
+    samples = samples.thinned(JUDGED)
+    poses = _modulo_symmetry(poses, target.cost(samples, poses, truncation, exact=True), reference)[:FINALISTS]
+    poses = target.refine(samples, poses, np.geomspace(truncation, reference.inlier_mm, 4), exact=True)
+    poses = _modulo_symmetry(poses, _both_ways(query, reference, poses).sum(axis=0), reference)
+    return _Candidates(poses, _both_ways(query, reference, poses))
 
 
-def _starts(scan: Target, target: Target) -> Poses:
-    """Rotations all round, with the scan's centre on the part's, and beside it in case half of it is missing."""
-    rotations = rotation_grid(ROTATIONS)
-    spread = scan.samples.points_mm - scan.centre_mm
-    lengths, axes = np.linalg.eigh(spread.T @ spread / len(spread))
-    offsets = [np.zeros(3)]
-    for length, axis in zip(np.sqrt(lengths), axes.T, strict=True):
-        offsets += [length * axis, -length * axis]
-    return np.concatenate([about(rotations, scan.centre_mm + offset, target.centre_mm) for offset in offsets])
-
-
-def _finalists(scan: Target, reference: Reference, poses: Poses) -> _Candidates:
-    """The first of the poses refined exactly and compared in both directions."""
-    target, truncation = reference.target, reference.truncation_mm
+def _modulo_symmetry(poses: Poses, costs: np.ndarray, reference: Reference) -> Poses:
+    """The poses, best first, without those that exact symmetry makes the same as a better one."""
     kept: list[Pose] = []
-    for pose in poses:  # one of each set that exact symmetry makes the same
-        if all(
-            difference(pose, other, reference.symmetries, reference.marks_mm) > 0.02 * target.radius_mm
-            for other in kept
-        ):
+    for pose in poses[np.argsort(costs)]:
+        if all(reference.difference_mm(pose, other) > 0.02 * reference.target.radius_mm for other in kept):
             kept.append(pose)
-        if len(kept) == FINALISTS:
-            break
-    reaches = np.geomspace(truncation, reference.inlier_mm, 4)
-    refined = target.refine(scan.samples.thinned(JUDGED), np.stack(kept), reaches, exact=True)
-    costs = _both_ways(scan, reference, refined)
-    order = np.argsort(costs)
-    return _Candidates(refined[order], costs[order])
+    return np.stack(kept)
 
 
-def _both_ways(scan: Target, reference: Reference, poses: Poses) -> np.ndarray:
-    truncation = reference.truncation_mm
-    back = np.stack([inverse(pose) for pose in poses])
-    there = reference.target.cost(scan.samples.thinned(JUDGED), poses, truncation, exact=True)
-    return (there + scan.cost(reference.target.samples.thinned(JUDGED), back, truncation, exact=True)) / 2
+def _both_ways(query: _Query, reference: Reference, poses: Poses) -> np.ndarray:
+    """Mean truncated distance (2, k) in mm of the scan to the reference and of the reference to the scan."""
+    samples = query.scan.samples.thinned(JUDGED)
+    there = reference.target.cost(samples, poses, reference.truncation_mm, exact=True)
+    return np.stack([there, np.nan_to_num(query.distances_back(reference, poses)).mean(axis=1)])
 
 
 def _judge(
-    scan: Target, reference: Reference, found: _Candidates, wanted: Pose, appearance: Appearance | None
+    query: _Query, reference: Reference, found: _Candidates, wanted: Pose, appearance: Appearance | None
 ) -> Registration:
     """The best candidate, polished, measured and compared with the next that is another pose."""
     if appearance is not None:
-        costs = found.costs + np.array([appearance(pose) for pose in found.poses])
-        order = np.argsort(costs)
-        found = _Candidates(found.poses[order], costs[order])
+        costs = found.costs + np.array([[appearance(pose) for pose in found.poses], [0.0] * len(found.poses)])
+        order = np.argsort(costs.sum(axis=0))
+        found = _Candidates(found.poses[order], costs[:, order])
     pose = nearest_equivalent(found.poses[0], wanted, reference.symmetries, reference.marks_mm)
-    pose = reference.target.refine(scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
-    margin = float((found.costs[1] + NOISE_MM) / (found.costs[0] + NOISE_MM) - 1) if len(found.costs) > 1 else np.inf
-    result = _measured(scan, reference, pose, margin)
+    pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
+    # relative to what does not fit of the scan; what it misses of the part is missing at any pose
+    rivals = found.costs.sum(axis=0)[1:2]
+    margin = float((rivals[0] - found.costs[:, 0].sum()) / (found.costs[0, 0] + NOISE_MM)) if len(rivals) else np.inf
+    result = _measured(query, reference, pose, margin)
     if result.fitness < MIN_FITNESS:
         return _untrusted(
             result,
@@ -228,11 +334,11 @@ def _judge(
     return result
 
 
-def _measured(scan: Target, reference: Reference, pose: Pose, margin: float) -> Registration:
-    at, delta, normal, distance = (a[0] for a in reference.target.residuals(scan.samples, pose[None], exact=True))
+def _measured(query: _Query, reference: Reference, pose: Pose, margin: float) -> Registration:
+    at, delta, normal, distance = (a[0] for a in reference.target.residuals(query.scan.samples, pose[None], exact=True))
     inlier = distance < reference.inlier_mm
     along = np.einsum("pi,pi->p", delta, normal)[inlier]
-    back = scan.residuals(reference.target.samples.thinned(JUDGED), inverse(pose)[None], exact=True)[3][0]
+    back = query.distances_back(reference, pose[None])[0]
     return Registration(
         part_from_scan=pose,
         fitness=float(inlier.mean()),
@@ -271,13 +377,23 @@ def _untrusted(result: Registration, reason: str) -> Registration:
     return replace(result, trusted=False, reason=reason)
 
 
-def _fits_mirrored(scan: Target, reference: Reference, result: Registration) -> bool:
-    """Whether the scan, mirrored, fits clearly better than as it is."""
-    samples, flip = scan.samples, np.array([-1.0, 1.0, 1.0])
-    mirrored = Target(replace(samples, points_mm=samples.points_mm * flip, normals=samples.normals * flip))
-    found = _search(mirrored, reference, np.eye(4))
-    direct = _both_ways(scan, reference, result.part_from_scan[None])[0]
-    return bool((direct + NOISE_MM) > (1 + MIN_MARGIN) * (found.costs[0] + NOISE_MM))
+def _fits_mirrored(query: _Whole | _Seen, reference: Reference, found: _Candidates) -> bool:
+    """Whether the part's mirror image fits clearly better than the part."""
+    flip = np.array([-1.0, 1.0, 1.0])
+
+    def mirrored(samples: Samples) -> Samples:
+        return replace(samples, points_mm=samples.points_mm * flip, normals=samples.normals * flip)
+
+    motion = np.diag([*flip, 1.0])
+    symmetries = replace(
+        reference.symmetries,
+        near=motion @ reference.symmetries.near @ motion,
+        exact=motion @ reference.symmetries.exact @ motion,
+        axis=None if reference.symmetries.axis is None else reference.symmetries.axis * flip,
+    )
+    other = Reference(Target(mirrored(reference.target.samples)), symmetries)
+    best = _search(query, other, np.eye(4)).costs[:, 0]
+    return bool(found.costs[:, 0].sum() - best.sum() > MIN_MARGIN * (best[0] + NOISE_MM))
 
 
 def _check_size(scan: Target, reference: Reference, result: Registration) -> Registration:
@@ -293,3 +409,101 @@ def _check_size(scan: Target, reference: Reference, result: Registration) -> Reg
     if ratio > SIZE_RATIO:
         return _untrusted(result, f"{result.reason} The scan is {ratio:.2f} times the size of the part")
     return result
+
+
+def register_views(views: Sequence[View], reference: Reference) -> list[Registration]:
+    """Find part_from_camera of every captured view of one specimen, each view in its own camera's frame.
+
+    Each is registered with the reference; where that leaves several poses, the surface that the other views of the
+    specimen saw decides. Then all are refined together. A view that cannot be registered says why; none is dropped.
+    """
+    queries: list[_Seen | str] = [_query_of(view) for view in views]
+    found: list[tuple[Registration, _Candidates] | None] = [
+        None if isinstance(query, str) else _register(query, reference, np.eye(4), None) for query in queries
+    ]
+    results = [_nowhere(str(query)) if pair is None else pair[0] for query, pair in zip(queries, found, strict=True)]
+    for index, (query, pair) in enumerate(zip(queries, found, strict=True)):
+        if isinstance(query, _Seen) and pair is not None and results[index].margin < MIN_MARGIN:
+            results[index] = _settled(index, query, pair[1], queries, results, reference)
+    return _refined_together(queries, results, reference)
+
+
+def _query_of(view: View) -> "_Seen | str":
+    """The view's samples of the specimen, or why there are none."""
+    try:
+        mask = foreground(view)
+        if view.points_mm is None or mask.sum() < MIN_SAMPLES:
+            return "the view has no depth" if view.points_mm is None or not view.mask.any() else "no part in the view"
+        intrinsics = estimate_intrinsics(view.points_mm)[0] if view.camera is None else view.camera.intrinsics
+    except (RegistrationError, ScanError) as error:
+        return str(error)
+    normals = normals_of(view.points_mm, intrinsics) if view.normals is None else view.normals
+    mask &= np.isfinite(normals).all(axis=-1)
+    if mask.sum() < MIN_SAMPLES:
+        return "no part in the view"
+    points, directions = view.points_mm[mask].astype(np.float64), normals[mask].astype(np.float64)
+    facing = np.abs(np.einsum("ni,ni->n", directions, unit(points)))
+    area = np.sum(points[:, 2] ** 2 / np.maximum(facing, 0.2)) / (intrinsics[0, 0] * intrinsics[1, 1])
+    samples = thin(points, directions, float(area), SCAN_SAMPLES, signed=True)
+    return _Seen(Target(samples), view.points_mm[..., 2].astype(np.float64), intrinsics)
+
+
+def _nowhere(reason: str) -> Registration:
+    return Registration(np.eye(4), 0.0, float("nan"), 0.0, 0.0, ("all",), False, reason)
+
+
+def _specimen(index: int, queries: Sequence[_Seen | str], results: Sequence[Registration]) -> Samples | None:
+    """What the other trusted views saw, in the part frame."""
+    seen = [
+        (query.scan.samples, result.part_from_scan)
+        for number, (query, result) in enumerate(zip(queries, results, strict=True))
+        if number != index and isinstance(query, _Seen) and result.trusted
+    ]
+    if not seen:
+        return None
+    points = np.concatenate([transform_points(pose, samples.points_mm) for samples, pose in seen])
+    normals = np.concatenate([transform_directions(pose, samples.normals) for samples, pose in seen])
+    area = seen[0][0].area_mm2 / len(seen[0][0].points_mm) * len(points)
+    return Samples(points, normals, True, area)
+
+
+def _settled(
+    index: int,
+    query: _Seen,
+    candidates: _Candidates,
+    queries: Sequence[_Seen | str],
+    results: Sequence[Registration],
+    reference: Reference,
+) -> Registration:
+    """The candidate that agrees best with the specimen as the other views saw it, its own deviations included."""
+    specimen = _specimen(index, queries, results)
+    if specimen is None or len(candidates.poses) < 2:
+        return results[index]
+    samples, limit = query.scan.samples.thinned(JUDGED), reference.inlier_mm
+    to_part = np.minimum(reference.target.residuals(samples, candidates.poses, exact=True)[3], limit)
+    to_specimen = Target(specimen).residuals(samples, candidates.poses, exact=True)[3]
+    costs = np.where(to_specimen < limit, to_specimen, to_part).mean(axis=1)
+    order = np.argsort(costs)
+    margin = float((costs[order[1]] - costs[order[0]]) / (costs[order[0]] + NOISE_MM))
+    if margin < MIN_MARGIN:
+        return results[index]
+    result = _measured(query, reference, candidates.poses[order[0]], margin)
+    return result if result.fitness >= MIN_FITNESS else results[index]
+
+
+def _refined_together(
+    queries: Sequence[_Seen | str], results: Sequence[Registration], reference: Reference
+) -> list[Registration]:
+    """Every trusted view once more, against the reference and what the other views saw."""
+    refined = list(results)
+    for index, query in enumerate(queries):
+        specimen = _specimen(index, queries, refined)
+        if isinstance(query, _Seen) and refined[index].trusted and specimen is not None:
+            pose = refine_jointly(
+                [reference.target, Target(specimen)],
+                query.scan.samples,
+                refined[index].part_from_scan,
+                [reference.inlier_mm] * 3,
+            )
+            refined[index] = _measured(query, reference, pose, refined[index].margin)
+    return refined
