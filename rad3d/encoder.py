@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PillowImage
+from torch.overrides import TorchFunctionMode
 
 from rad3d.arrays import Image
 from rad3d.errors import SettingsError, WeightsError
 from rad3d.settings import EncoderSettings
-from rad3d.weights import architecture_of, is_local, source_of, tensors_sha256, weights_path
+from rad3d.weights import architecture_of, is_local, source_of, verified_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +79,9 @@ class Encoder:
         model = _vit(architecture)
         # Before the weights are fetched: a wrong setting should not cost a download.
         _resolved(settings, depth=len(model.blocks), patch_size=int(model.patch_embed.patch_size[0]))
-        path = weights_path(settings.name)
+        path, digest = verified_weights(settings.name)
         _load_strictly(model, path)
-        return Encoder(model, settings, tensors_sha256(path))
+        return Encoder(model, settings, digest)
 
     def encode(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> Features:
         """Tokens of images that are already as large as `settings.input_hw` (see `resize`).
@@ -157,12 +158,22 @@ def has_fast_bfloat16(device: str) -> bool:
     return any(bool(able.get(unit)) for unit in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
+class _WithoutRandomNumbers(TorchFunctionMode):
+    """Leaves parameters unfilled: every one is loaded anyway, and drawing 86 million numbers takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def _vit(architecture: str) -> Any:
     """An empty timm ViT whose positions follow the size of the input."""
     import timm
 
     try:
-        model = timm.create_model(architecture, pretrained=False, dynamic_img_size=True)
+        with _WithoutRandomNumbers():
+            model = timm.create_model(architecture, pretrained=False, dynamic_img_size=True)
     except (RuntimeError, TypeError) as error:
         raise _no_vit(architecture) from error
     # Without class token or final norm there is no descriptor and nothing to pass the layers through.
@@ -186,10 +197,11 @@ def _load_strictly(model: Any, path: Path) -> None:
 
     # Hub files may still carry their first authors' names; timm keeps the renaming beside each architecture.
     state = sys.modules[type(model).__module__].checkpoint_filter_fn(load_file(path), model)
-    missing = [name for name in model.state_dict() if name not in state and not name.startswith("head.")]
+    if "head.bias" in model.state_dict():
+        state.setdefault("head.bias", torch.zeros_like(model.head.bias))  # CLIP's projection has none
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    unexpected = [name for name, tensor in state.items() if tensor.shape != shapes.get(name, None)]
-    unexpected = [name for name in unexpected if not name.startswith("head.")]
+    missing = [name for name in shapes if name not in state]
+    unexpected = [name for name, tensor in state.items() if tensor.shape != shapes.get(name)]
     if missing or unexpected:
         raise WeightsError(
             path,
@@ -197,7 +209,7 @@ def _load_strictly(model: Any, path: Path) -> None:
             got=f"{len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected or misshapen {unexpected[:3]}",
             remedy="give the checkpoint of that architecture, or correct its config.json",
         )
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(state)
 
 
 def _resolved(settings: EncoderSettings, *, depth: int, patch_size: int) -> EncoderSettings:

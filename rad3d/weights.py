@@ -129,13 +129,20 @@ def weights_path(name: str, *, offline: bool | None = None) -> Path:
         WeightsError: not there and not to be had, or not the expected bytes.
         SettingsError: no such encoder.
     """
+    return verified_weights(name, offline=offline)[0]
+
+
+def verified_weights(name: str, *, offline: bool | None = None) -> tuple[Path, str]:
+    """`weights_path`, and the `tensors_sha256` that was just found in that file."""
     if is_local(name):
-        tensors_sha256(Path(name))
-        return Path(name)
+        return Path(name), tensors_sha256(Path(name))
     found = _cached(name)
     if found is not None:
-        if tensors_sha256_or_none(found) == _digest_in_name(found):
-            return found
+        try:
+            if (digest := tensors_sha256(found)) == _digest_in_name(found):
+                return found, digest
+        except WeightsError:
+            pass
         _log.warning("%s is damaged and is fetched again", found)
         found.unlink(missing_ok=True)
     if _offline() if offline is None else offline:
@@ -145,7 +152,8 @@ def weights_path(name: str, *, offline: bool | None = None) -> Path:
             got="none there, and downloads forbidden (RAD3D_OFFLINE)",
             remedy=f"on a machine with a network get {_what(name)}, then `rad3d weights fetch {name} --from FILE`",
         )
-    return fetch(name)
+    path = fetch(name)
+    return path, _digest_in_name(path)
 
 
 def fetch(name: str, from_file: Path | None = None) -> Path:
@@ -293,13 +301,6 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     if not isinstance(header, dict):
         raise ValueError("a header that is no dictionary")
     return header, 8 + length
-
-
-def tensors_sha256_or_none(path: Path) -> str | None:
-    try:
-        return tensors_sha256(path)
-    except WeightsError:
-        return None
 
 
 def _offline() -> bool:
