@@ -20,7 +20,6 @@ from rad3d.settings import Settings
 
 if TYPE_CHECKING:
     from rad3d.result import Inspection
-    from rad3d.scan import Unit
 
 T = TypeVar("T")
 UnitName = Literal["mm", "m", "inch"]
@@ -143,7 +142,7 @@ def render(
     from rad3d.viewpoints import choose_viewpoints
 
     read = read_scan(scan, unit=unit)
-    viewpoints = choose_viewpoints(read.surface, settings.views, settings.encoder.input_hw)
+    viewpoints = choose_viewpoints(read, settings.views, settings.encoder.input_hw)
     with atomic_folder(output) as new:
         for camera in tracked(viewpoints.cameras, "rendering"):
             (view,) = renderer_for(read).render([camera])
@@ -196,9 +195,52 @@ def weights(
     return PASS
 
 
+def demo(
+    output: Annotated[Path, arg(aliases=["-o"])] = Path("rad3d-demo"),
+    part: Literal["bracket", "flange", "spur_gear"] = "bracket",
+    all_: Annotated[bool, arg(name="all")] = False,
+    quick: bool = False,
+) -> int:
+    """Make synthetic parts, learn the good ones, and find the defects made in others.
+
+    Args:
+        output: folder for scans, memories and results.
+        part: which part.
+        all_: all three parts.
+        quick: a smoke test: two good specimens, one inspected.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from rad3d import demo as demonstration
+
+    console = Console()
+    for name in demonstration.PARTS if all_ else (part,):
+        folder = output / name if all_ else output
+        inspector, shown = demonstration.run(name, folder, tracked, quick)
+        table = Table("specimen", "verdict", "score", "made", "found", "of them made", "coverage", title=name)
+        for item in shown:
+            inspection = item.inspection
+            save_result(inspection, folder / "results" / inspection.specimen)
+            table.add_row(
+                inspection.specimen,
+                inspection.verdict,
+                f"{inspection.score:.1f}",
+                ", ".join(defect.kind for defect in item.made.instances) or "nothing",
+                str(len(inspection.defects)),
+                f"{item.counts.matched} of {len(item.made.instances)}",
+                f"{inspection.coverage:.0%}",
+            )
+        console.print(table)
+        console.print(f"A specimen fails above {inspector.threshold[0]:.1f}; {inspector.threshold[1].sentence()}.")
+        console.print(f"Look at {folder / 'results'}/*/views.png, scored.ply and report.json.", soft_wrap=True)
+    return PASS
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "fit": fit,
     "inspect": inspect,
+    "demo": demo,
     "render": render,
     "info": info,
     "weights": weights,

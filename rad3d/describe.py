@@ -34,4 +34,5 @@ def describe(path: str | Path) -> dict[str, Any]:
     if scan.views:
         return {**described, "views": [view.name for view in scan.views]}
     extent = [round(float(side), 3) for side in scan.vertices_mm.max(axis=0) - scan.vertices_mm.min(axis=0)]
-    return {**described, "vertices": len(scan.vertices_mm), "faces": 0 if scan.faces is None else len(scan.faces), "extent_mm": extent}
+    faces = 0 if scan.faces is None else len(scan.faces)
+    return {**described, "vertices": len(scan.vertices_mm), "faces": faces, "extent_mm": extent}

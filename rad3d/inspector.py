@@ -137,9 +137,9 @@ class Inspector:
         encoder = Encoder.load(settings.encoder)
         settings = replace(settings, encoder=encoder.settings)
         shape = ReferenceShape((nominal or scans[0]).surface)
-        cameras, inspectable = _look_from(scans[0], shape.surface, settings)
+        cameras, inspectable = _look_from(nominal or scans[0], settings, encoder) if not scans[0].views else ((), None)
         observations = [observe(scan, shape, cameras, encoder, settings) for scan in track(scans, "looking at")]
-        if not cameras:
+        if inspectable is None:
             inspectable = _seen_by(observations, shape.surface, settings)
 
         memory = Memory.merged([_memory_of(observation, part, encoder) for observation in observations])
@@ -369,12 +369,10 @@ def _check_names(scans: Sequence[Scan]) -> None:
         )
 
 
-def _look_from(scan: Scan, surface: Surface, settings: Settings) -> tuple[tuple[Camera, ...], Flags]:
-    """Cameras for rendered views, and the surface that can be inspected from anywhere; no cameras for captures."""
-    if scan.views:
-        return (), np.zeros(len(surface.points_mm), bool)
-    viewpoints = choose_viewpoints(surface, settings.views, settings.encoder.input_hw)
-    return tuple(viewpoints.cameras), viewpoints.inspectable
+def _look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:
+    """Cameras for rendered views, and the surface that can be inspected from anywhere."""
+    viewpoints = choose_viewpoints(reference, settings.views, settings.encoder.input_hw, encoder.patch_size)
+    return viewpoints.cameras, viewpoints.inspectable
 
 
 def _seen_by(observations: Sequence[Observation], surface: Surface, settings: Settings) -> Flags:

@@ -160,9 +160,9 @@ def _mesh_surface(scan: Scan) -> tuple[Surface, Indices]:
     """Weld coincident vertices, drop degenerate triangles, refine long edges."""
     assert scan.faces is not None
     size = float(np.ptp(scan.vertices_mm, axis=0).max())
-    grid = np.round(scan.vertices_mm / max(1e-6 * size, 1e-9)).astype(np.int64)
-    _, first, surface_from_vertex = np.unique(grid, axis=0, return_index=True, return_inverse=True)
-    surface_from_vertex = surface_from_vertex.ravel()
+    grid = np.round((scan.vertices_mm - scan.vertices_mm.min(axis=0)) / max(1e-6 * size, 1e-9)).astype(np.int64)
+    key = (grid[:, 0] << 42) | (grid[:, 1] << 21) | grid[:, 2]  # 20 bits hold a millionth of the extent
+    _, first, surface_from_vertex = np.unique(key, return_index=True, return_inverse=True)
     points = scan.vertices_mm[first]
     colours = None if scan.colours is None else scan.colours[first]
     faces = surface_from_vertex[scan.faces]

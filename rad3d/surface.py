@@ -113,28 +113,39 @@ def surface_scores(
     tree = remembered.tree if allowed is None else cKDTree(remembered.points_mm[kept])
     least = min(settings.min_neighbours, len(kept))
     furthest = tree.query(query.points_mm, k=[least], workers=-1)[0][:, 0]
-    radius = np.maximum(settings.radius_mm, furthest * (1 + 1e-6))
-    for members, candidates in _cells(query.points_mm, tree, radius, settings.radius_mm):
-        rows = kept[candidates]
-        apart = torch.cdist(torch.from_numpy(query.points_mm[members]), torch.from_numpy(remembered.points_mm[rows]))
-        near = apart.numpy() <= radius[members, None]
-        alike = (
-            near
-            & _within(query.normals[members], remembered.normals[rows], settings.max_normal_angle)
-            & _within(query.directions[members], remembered.directions[rows], settings.max_view_angle)
-        )
-        answers = np.where(alike.sum(axis=1, keepdims=True) >= least, alike, near)
-        keys = remembered.features[torch.as_tensor(rows)].float()
-        similarity = torch.einsum("qlc,mlc->lqm", query.features[torch.as_tensor(members)].float(), keys)
-        similarity.masked_fill_(~torch.from_numpy(answers), -torch.inf)
+    radius = np.maximum(settings.radius_mm, furthest * (1 + 1e-6)).astype(np.float32)
+    values = np.zeros(len(remembered), np.float32) if remembered_scores is None else remembered_scores
+
+    def compare(members: Indices, rows: Indices, answers: np.ndarray) -> None:
+        keys = remembered.features[torch.as_tensor(rows)].float().transpose(0, 1)
+        asked = query.features[torch.as_tensor(members)].float().transpose(0, 1)
+        similarity = (asked @ keys.transpose(1, 2)).masked_fill_(~torch.from_numpy(answers), -torch.inf)
         raw[members] = (1 - similarity.amax(dim=2)).mean(dim=0).numpy()
         nearest[members] = rows[similarity.mean(dim=0).argmax(dim=1).numpy()]
-        if remembered_scores is not None:
-            weights = answers / answers.sum(axis=1, keepdims=True)
-            values = remembered_scores[rows]
-            usual[members] = weights @ values
-            spread[members] = np.sqrt(np.maximum(weights @ values**2 - usual[members] ** 2, 0))
+        weights = answers / answers.sum(axis=1, keepdims=True)
+        usual[members] = weights @ values[rows]
+        spread[members] = np.sqrt(np.maximum(weights @ values[rows] ** 2 - usual[members] ** 2, 0))
+
+    for members, near_rows in _groups(query, tree, radius):
+        # All queries of a group share one line of sight, so that the angle to it thins out the candidates at once.
+        rows = kept[near_rows]
+        seen_alike = _within(query.directions[members[:1]], remembered.directions[rows], settings.max_view_angle)[0]
+        near = _near(query, remembered, members, rows, radius)
+        alike = seen_alike & near & _within(query.normals[members], remembered.normals[rows], settings.max_normal_angle)
+        enough = alike.sum(axis=1) >= least
+        used = alike[enough].any(axis=0)
+        if enough.any():
+            compare(members[enough], rows[used], alike[enough][:, used])
+        if not enough.all():
+            compare(members[~enough], rows, near[~enough])
     return SurfaceScores(raw, nearest, usual, spread)
+
+
+def _near(
+    query: PlacedPatches, remembered: PlacedPatches, members: Indices, rows: Indices, radius: Values
+) -> np.ndarray:
+    apart = np.linalg.norm(query.points_mm[members][:, None] - remembered.points_mm[rows][None], axis=2)
+    return np.asarray(apart <= radius[members, None])
 
 
 def _within(a: Points, b: Points, angle: float) -> np.ndarray:
@@ -143,14 +154,18 @@ def _within(a: Points, b: Points, angle: float) -> np.ndarray:
     return np.asarray((cosine >= np.cos(angle)) | np.isnan(cosine))
 
 
-def _cells(points: Points, tree: cKDTree, radius: Values, size_mm: float) -> list[tuple[Indices, Indices]]:
-    """Queries grouped by cubes of side `size_mm`, each with the remembered patches within reach of any of them."""
-    cube = np.floor(points / size_mm).astype(np.int64)
-    order = np.lexsort(cube.T)
-    starts = np.flatnonzero(np.r_[True, (np.diff(cube[order], axis=0) != 0).any(axis=1)])
-    cells = []
-    for members in np.split(order, starts[1:]):
-        low, high = points[members].min(axis=0), points[members].max(axis=0)
+GROUP_MM = 12.0
+"""Queries of one view are compared together when they lie in one cube of this side."""
+
+
+def _groups(query: PlacedPatches, tree: cKDTree, radius: Values) -> list[tuple[Indices, Indices]]:
+    """Queries of one view and one cube, each group with the tree's points within reach of any of them."""
+    key = np.column_stack([np.floor(query.points_mm / GROUP_MM).astype(np.int64), query.position[:, 0]])
+    order = np.lexsort(key.T)
+    starts = np.flatnonzero((np.diff(key[order], axis=0) != 0).any(axis=1)) + 1
+    groups = []
+    for members in np.split(order, starts):
+        low, high = query.points_mm[members].min(axis=0), query.points_mm[members].max(axis=0)
         reach = float(np.linalg.norm(high - low) / 2 + radius[members].max()) * (1 + 1e-6)
-        cells.append((members, np.array(tree.query_ball_point((low + high) / 2, reach), int)))
-    return cells
+        groups.append((members, np.array(tree.query_ball_point((low + high) / 2, reach), int)))
+    return groups

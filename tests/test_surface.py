@@ -15,8 +15,11 @@ def placed(rng, count, size_mm=20.0, specimens=3):
 
     features = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((count, 2, 8))).float(), dim=-1)
     points = (rng.random((count, 3)) * size_mm).astype(np.float32)
-    position = np.zeros((count, 3), int)
-    return PlacedPatches(points, directions(), directions(), features, rng.integers(0, specimens, count), position)
+    views = rng.integers(0, 4, count)  # patches of one view share its line of sight
+    position = np.stack([views, np.zeros(count, int), np.zeros(count, int)], axis=1)
+    return PlacedPatches(
+        points, directions(), directions()[views], features, rng.integers(0, specimens, count), position
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""Where to look from: spread evenly, on a turntable, or by what is left to be seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rad3d.arrays import Flags, Points, Values
+from rad3d.camera import Camera
+from rad3d.geometry import bounding_sphere, look_at
+from rad3d.render import Renderer, renderer_for
+from rad3d.scan import Scan
+from rad3d.settings import ViewSettings
+
+FIELD_OF_VIEW = 0.5
+"""Radians: a long lens, so that a patch covers about as much of the part everywhere."""
+
+MARGIN = 1.04
+"""The part's bounding sphere fills the image but for this."""
+
+INSPECTABLE_INCIDENCE = np.pi / 3
+"""Surface counts as inspectable when some candidate sees it within this of its normal."""
+
+CANDIDATES = 80
+NEEDED_VIEWS = 3
+ENOUGH = 0.99
+JUDGED_POINTS = 20_000
+"""Surface points on which viewpoints are chosen, drawn evenly from all."""
+
+TURNTABLE_ELEVATIONS = (0.35, 0.9)
+"""Radians above and below the table, alternating from view to view."""
+
+
+@dataclass(frozen=True, eq=False)
+class Viewpoints:
+    """Chosen cameras, and what can be seen at all.
+
+    Args:
+        cameras: where to look from.
+        inspectable: (n,) surface points that any candidate sees at an incidence of at most 60 degrees.
+        seen_count: (n,) how many of the chosen cameras see each point so.
+    """
+
+    cameras: tuple[Camera, ...]
+    inspectable: Flags
+    seen_count: np.ndarray
+
+
+def sphere(count: int) -> Points:
+    """Unit directions (n, 3) spread evenly (Fibonacci lattice)."""
+    step = np.arange(count) + 0.5
+    z = 1 - 2 * step / count
+    turn = np.pi * (1 + np.sqrt(5)) * step
+    flat = np.sqrt(1 - z**2)
+    return np.stack([flat * np.cos(turn), flat * np.sin(turn), z], axis=1)
+
+
+def hemisphere(count: int) -> Points:
+    """Unit directions (n, 3) with z > 0, spread evenly."""
+    return sphere(2 * count)[:count]
+
+
+def turntable(count: int) -> Points:
+    """Unit directions (n, 3) around z, from a low and a high elevation in turn."""
+    turn = 2 * np.pi * np.arange(count) / count
+    elevation = np.resize(TURNTABLE_ELEVATIONS, count)
+    return np.stack([np.cos(turn) * np.cos(elevation), np.sin(turn) * np.cos(elevation), np.sin(elevation)], axis=1)
+
+
+def cameras_from(directions: Points, points_mm: Points, size_hw: tuple[int, int]) -> tuple[Camera, ...]:
+    """Cameras in the given directions from the part, with its bounding sphere filling their images."""
+    centre, radius = bounding_sphere(points_mm)
+    distance = MARGIN * radius / np.sin(FIELD_OF_VIEW / 2)
+    return tuple(
+        Camera.from_field_of_view(size_hw, FIELD_OF_VIEW, look_at(centre + distance * direction, centre))
+        for direction in directions
+    )
+
+
+def image_size(points_mm: Points, settings: ViewSettings, input_hw: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Image height and width: the encoder's input, or as many as `mm_per_patch` needs, tiled later."""
+    if settings.mm_per_patch is None:
+        return input_hw
+    _, radius = bounding_sphere(points_mm)
+    tiles = max(1, int(np.ceil(2 * MARGIN * radius / (settings.mm_per_patch * min(input_hw) / patch) - 1e-6)))
+    return input_hw[0] * tiles, input_hw[1] * tiles
+
+
+def choose_viewpoints(scan: Scan, settings: ViewSettings, input_hw: tuple[int, int], patch: int = 16) -> Viewpoints:
+    """Cameras around a mesh or cloud that is in the part frame.
+
+    By coverage: of 80 candidates all round, always the one that sees most surface that is not yet seen by three, until
+    99 % of the inspectable surface is seen by three views or `settings.count` is reached.
+    """
+    surface = scan.surface
+    size_hw = image_size(surface.points_mm, settings, input_hw, patch)
+    renderer = renderer_for(scan)
+    candidates = cameras_from(sphere(CANDIDATES), surface.points_mm, size_hw)
+    judged = np.unique(np.linspace(0, len(surface.points_mm) - 1, JUDGED_POINTS).astype(int))
+    seen = _seen(renderer, surface.points_mm[judged], surface.normals[judged], candidates)
+    if settings.placement == "coverage":
+        area = surface.areas_mm2[judged]
+        cameras = tuple(candidates[index] for index in _greedy(seen, area, settings.count))
+    else:
+        directions = {"sphere": sphere, "hemisphere": hemisphere, "turntable": turntable}[settings.placement]
+        cameras = cameras_from(directions(settings.count), surface.points_mm, size_hw)
+    everywhere = _seen(renderer, surface.points_mm, surface.normals, candidates)
+    chosen = _seen(renderer, surface.points_mm, surface.normals, cameras)
+    return Viewpoints(cameras, np.concatenate([everywhere, chosen]).any(axis=0), chosen.sum(axis=0))
+
+
+def _seen(renderer: Renderer, points_mm: Points, normals: Points, cameras: tuple[Camera, ...]) -> np.ndarray:
+    """(c, n) which camera sees which point at an incidence of at most 60 degrees."""
+    return np.stack([renderer.visible(points_mm, normals, camera, INSPECTABLE_INCIDENCE) for camera in cameras])
+
+
+def _greedy(seen: np.ndarray, area: Values, count: int) -> list[int]:
+    """Rows of `seen` in the order in which they add most area seen by fewer than `NEEDED_VIEWS`."""
+    possible = np.minimum(seen.sum(axis=0), NEEDED_VIEWS)
+    have = np.zeros(seen.shape[1], int)
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(seen)):
+        if (area * np.minimum(have, possible)).sum() >= ENOUGH * (area * possible).sum():
+            break
+        gain = seen @ (area * (have < possible))
+        gain[chosen] = -1.0
+        chosen.append(int(gain.argmax()))
+        have += seen[chosen[-1]]
+    return chosen
