@@ -35,6 +35,19 @@ class Features:
     patches: torch.Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class ClipFeatures:
+    """What MRAD reads from b images, float32, on the CPU.
+
+    Args:
+        image: (b, d) unit vectors of the space that CLIP shares with text.
+        patches: (b, h, w, c) value-value tokens after the final LayerNorm, unprojected, not normalised.
+    """
+
+    image: torch.Tensor
+    patches: torch.Tensor
+
+
 class Encoder:
     """A frozen timm ViT at one input size. Made by `Encoder.load`.
 
@@ -109,6 +122,44 @@ class Encoder:
         tokens_patches = torch.cat(patches)
         return Features(torch.cat(cls), tokens_patches.reshape(*tokens_patches.shape[:2], *self.grid_hw, self.channels))
 
+    def encode_clip(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> ClipFeatures:
+        """MRAD's features (ICLR 2026), of images as large as `settings.input_hw`; only CLIP encoders have them.
+
+        From the second block on a second path only gathers value-value attention; both start from block 1's output.
+
+        Raises:
+            SettingsError: no CLIP encoder, or images of another size or type.
+        """
+        projection = self.projection
+        image, patches = [], []
+        for batch in self._batches(images):
+            with torch.inference_mode(), self._autocast():
+                ordinary, values = _two_paths(self._model, batch)
+                # MRAD projects the class token without the final LayerNorm.
+                image.append(torch.nn.functional.normalize(ordinary[:, 0].float() @ projection.T, dim=-1).cpu())
+                patches.append(self._model.norm(values)[:, 1:].float().cpu())
+        if not image:
+            return ClipFeatures(torch.zeros(0, len(projection)), torch.zeros(0, *self.grid_hw, self.channels))
+        tokens = torch.cat(patches)
+        return ClipFeatures(torch.cat(image), tokens.reshape(len(tokens), *self.grid_hw, self.channels))
+
+    @property
+    def projection(self) -> torch.Tensor:
+        """CLIP's visual projection (d, c), on the encoder's device.
+
+        Raises:
+            SettingsError: no CLIP encoder.
+        """
+        head = self._model.head
+        if not isinstance(head, torch.nn.Linear) or not isinstance(self._model.norm_pre, torch.nn.LayerNorm):
+            raise SettingsError(
+                f"encoder {self.settings.name!r}",
+                expected="a CLIP encoder (clip-b16-q8, clip-l336)",
+                got="one without a visual projection",
+                remedy="choose a CLIP encoder for MRAD",
+            )
+        return head.weight.detach()
+
     def _batches(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> Iterator[torch.Tensor]:
         """Normalised (b, 3, h, w) on the device, `settings.batch` at a time."""
         shape = (*self.settings.input_hw, 3)
@@ -127,6 +178,29 @@ class Encoder:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+
+def _two_paths(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (b, 1 + n, c) after the last block: the ordinary ones, and those that gathered value-value attention."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    x = model.patch_embed(pixels)
+    grid, (rows, columns) = x.shape[1:3], model.patch_embed.grid_size
+    # Bilinear as in MRAD's code, where timm's own positions (`encode`) are bicubic.
+    at_patches = model.pos_embed[:, 1:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+    at_patches = torch.nn.functional.interpolate(at_patches, size=grid, mode="bilinear", align_corners=False)
+    positions = torch.cat([model.pos_embed[:, :1], at_patches.flatten(2).transpose(1, 2)], dim=1)
+    x = torch.cat([model.cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], dim=1) + positions
+    ordinary = values = model.blocks[0](model.norm_pre(x))
+    for block in model.blocks[1:]:
+        attention = block.attn
+        # (3, b, heads, n, c / heads)
+        q, k, v = (
+            attention.qkv(block.norm1(ordinary)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        values = values + attention.proj(attend(v, v, v).transpose(1, 2).flatten(2))
+        ordinary = ordinary + attention.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        ordinary = ordinary + block.mlp(block.norm2(ordinary))
+    return ordinary, values
 
 
 def resize(image: Image, size_hw: tuple[int, int]) -> Image:

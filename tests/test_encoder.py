@@ -194,6 +194,63 @@ def test_batches_do_not_matter(clip: Encoder, precision: str) -> None:
     assert not split.patches.requires_grad
 
 
+def test_the_value_path_against_a_loop_over_heads(clip: Encoder) -> None:
+    """Both paths of MRAD written out head by head, at the positions' own size and at another."""
+    images = photographs(2, 64, 64)
+    vit = clip._model
+    with torch.inference_mode():
+        x = vit.patch_embed(torch.from_numpy(normalised(images, *FAMILIES["clip-b16-q8"]))).reshape(2, 16, 768)
+        corner = vit.pos_embed[0, 1:].reshape(14, 14, 768)
+        # 14 -> 4: bilinear without antialiasing reads at 3.5 r + 1.25, between rows 3.5 r + 1 and the next
+        at = [3.5 * r + 1.25 for r in range(4)]
+        positions = torch.stack(
+            [
+                (1 - r % 1) * (1 - c % 1) * corner[int(r), int(c)]
+                + (1 - r % 1) * (c % 1) * corner[int(r), int(c) + 1]
+                + (r % 1) * (1 - c % 1) * corner[int(r) + 1, int(c)]
+                + (r % 1) * (c % 1) * corner[int(r) + 1, int(c) + 1]
+                for r in at
+                for c in at
+            ]
+        )
+        cls = (vit.cls_token[0] + vit.pos_embed[0, :1]).expand(2, 1, 768)
+        o = vit.blocks[0](vit.norm_pre(torch.cat([cls, x + positions], 1)))
+        v = o
+        for block in vit.blocks[1:]:
+            w, b = block.attn.qkv.weight, block.attn.qkv.bias
+            inner = block.norm1(o)
+            parts = {"o": [], "v": []}
+            for head in range(12):
+                rows = slice(64 * head, 64 * head + 64)
+                q, k, value = (inner @ w[s : s + 768][rows].T + b[s : s + 768][rows] for s in (0, 768, 1536))
+                parts["o"].append((q @ k.transpose(1, 2) / 8).softmax(-1) @ value)
+                parts["v"].append((value @ value.transpose(1, 2) / 8).softmax(-1) @ value)
+            v = v + block.attn.proj(torch.cat(parts["v"], -1))
+            o = o + block.attn.proj(torch.cat(parts["o"], -1))
+            o = o + block.mlp(block.norm2(o))
+        found = clip.encode_clip(images)
+        image = o[:, 0] @ vit.head.weight.T
+        torch.testing.assert_close(found.image, image / image.norm(dim=-1, keepdim=True), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.patches.flatten(1, 2), vit.norm(v)[:, 1:], atol=2e-4, rtol=1e-3)
+    assert found.image.shape == (2, 512)
+    assert found.patches.shape == (2, 4, 4, 768)
+    # At one size of positions the ordinary path is the ordinary encoder's.
+    native = with_settings(clip, input_hw=(224, 224), layers=(11,))
+    pixels = photographs(1, 224, 224)
+    seen = {}
+    hook = vit.blocks[11].register_forward_hook(lambda module, args, out: seen.update(cls=out[:, 0]))
+    native.encode(pixels)
+    hook.remove()
+    expected = torch.nn.functional.normalize(seen["cls"] @ vit.head.weight.T, dim=-1)
+    torch.testing.assert_close(native.encode_clip(pixels).image, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_only_clip_has_a_projection() -> None:
+    encoder = Encoder.load(dataclasses.replace(SMALL, name="dinov2-s-saliency", input_hw=(56, 56)))
+    with pytest.raises(SettingsError, match="CLIP encoder"):
+        encoder.encode_clip(photographs(1, 56, 56))
+
+
 def test_no_image_gives_no_features(clip: Encoder) -> None:
     features = clip.encode(np.zeros((0, 64, 64, 3), np.uint8))
     assert features.cls.shape == (0, 4, 768)
