@@ -107,11 +107,13 @@ class Scan:
                 got=f"{bad} of {len(self.vertices_mm)} vertices NaN or infinite",
                 remedy="export again without invalid points",
             )
-        if self.faces is not None and len(self.faces) and self.faces.max() >= len(self.vertices_mm):
+        faces = np.empty((0, 3), int) if self.faces is None else self.faces
+        outside = faces[(faces < 0) | (faces >= len(self.vertices_mm))]
+        if len(outside):
             raise ScanError(
                 where,
                 expected=f"faces over {len(self.vertices_mm)} vertices",
-                got=f"vertex index {int(self.faces.max())}",
+                got=f"vertex index {int(outside[0])}",
                 remedy="export the mesh again; the file is damaged",
             )
 
@@ -228,6 +230,11 @@ def _split_faces(faces: Faces, middle: Faces) -> Faces:
 
 
 NORMAL_NEIGHBOURS = 16
+VOTE_DIRECTIONS = 48
+VOTE_CELL = 3.0
+"""Cells of the depth buffer in spacings of the cloud, so that hardly one of a closed surface stays empty."""
+VOTE_MARGIN = 0.3
+"""Votes (squared cosines, summed over the directions) from which a normal's side counts as known."""
 
 
 def _cloud_surface(scan: Scan) -> Surface:
@@ -236,16 +243,55 @@ def _cloud_surface(scan: Scan) -> Surface:
     neighbours = min(NORMAL_NEIGHBOURS, len(points))
     distance, index = cKDTree(points).query(points, k=neighbours, workers=-1)
     distance, index = distance.reshape(len(points), -1), index.reshape(len(points), -1)
-    # neighbours in a disc of the radius of the furthest one: its area divided among them
-    areas = np.pi * distance[:, -1] ** 2 / neighbours
-    normals = unit(scan.normals) if scan.normals is not None else estimate_normals(points, index)
+    # the disc out to the furthest of k - 1 others holds k - 1 points on average, wherever points fall at random
+    areas = np.pi * distance[:, -1] ** 2 / max(neighbours - 1, 1)
+    if scan.normals is not None:
+        normals = unit(scan.normals)
+    else:
+        normals = outwards(points, estimate_normals(points, index), float(np.sqrt(np.median(areas))))
     return Surface(points, normals, areas, None, scan.colours)
 
 
 def estimate_normals(points: Points, neighbour_index: np.ndarray) -> Points:
-    """Normals of a cloud: the direction of least spread among neighbours (n, k), turned away from the centroid."""
+    """Normals of a cloud up to their sign: the direction of least spread among neighbours (n, k)."""
     spread = points[neighbour_index] - points[neighbour_index].mean(axis=1, keepdims=True)
-    _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", spread, spread))
-    normals = vectors[:, :, 0]
-    outwards = np.einsum("ni,ni->n", normals, points - points.mean(axis=0))
-    return np.asarray(normals * np.where(outwards < 0, -1.0, 1.0)[:, None])
+    _, vectors = np.linalg.eigh(spread.transpose(0, 2, 1) @ spread)
+    return np.asarray(vectors[:, :, 0])
+
+
+def outwards(points: Points, normals: Points, spacing_mm: float) -> Points:
+    """Turn normals to the side from which their points are seen.
+
+    From each of many directions a point counts as seen when none lies clearly in front of it in its cell of a depth
+    buffer. All directions from which it is seen vote; points seen from none follow their nearest neighbours that are.
+    """
+    cell = max(VOTE_CELL * spacing_mm, 1e-9 * float(np.ptp(points, axis=0).max()), 1e-12)
+    votes = np.zeros(len(points))
+    for towards in _directions(VOTE_DIRECTIONS):
+        side = np.cross(towards, np.eye(3)[np.abs(towards).argmin()])
+        side /= np.linalg.norm(side)
+        cells = np.floor(points @ np.stack([side, np.cross(towards, side)], axis=1) / cell).astype(np.int64)
+        cells -= cells.min(axis=0)
+        _, pixel = np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1], return_inverse=True)
+        height = points @ towards
+        nearest = np.full(pixel.max() + 1, -np.inf)
+        np.maximum.at(nearest, pixel, height)
+        facing = normals @ towards
+        slope = np.sqrt(np.clip(1 - facing**2, 0, 1)) / np.abs(facing).clip(0.3)
+        seen = nearest[pixel] - height <= cell * (0.5 + slope)
+        votes += np.where(seen, facing * np.abs(facing), 0)
+    known = np.abs(votes) > VOTE_MARGIN
+    if known.any() and not known.all():
+        _, near = cKDTree(points[known]).query(points[~known], k=min(8, int(known.sum())), workers=-1)
+        near = near.reshape(int((~known).sum()), -1)
+        turned = (normals * np.sign(votes)[:, None])[known][near].sum(axis=1)
+        votes[~known] = (turned * normals[~known]).sum(axis=1)
+    return np.asarray(normals * np.where(votes < 0, -1.0, 1.0)[:, None])
+
+
+def _directions(count: int) -> Points:
+    """Unit directions spread evenly (Fibonacci lattice)."""
+    step = np.arange(count) + 0.5
+    z, turn = 1 - 2 * step / count, np.pi * (1 + np.sqrt(5)) * step
+    flat = np.sqrt(1 - z**2)
+    return np.stack([flat * np.cos(turn), flat * np.sin(turn), z], axis=1)
