@@ -43,9 +43,14 @@ INLIER_SHARE = 0.5
 """Inlier distance as a share of the truncation distance."""
 MIN_SAMPLES = 100
 MIN_FITNESS = 0.75
-MIN_MARGIN = 0.1
+CONTESTED_SHARE = 0.35
+"""Surface on which two poses differ by more than this share of the truncation tells which is right."""
+MIN_SIGNS = 3.0
+"""Standard deviations by which more of that surface has to speak for the better pose (sign test)."""
+MIN_MARGIN = 0.3
+CLEARLY_BETTER = 0.1
 NOISE_MM = 0.02
-"""Mean distances are compared on top of this much, so that the ratio of two tiny ones says nothing."""
+"""Means of distance are compared on top of this much, so that the ratio of two tiny ones says nothing."""
 SIZE_RATIO = 1.3
 SURE_FITNESS = 0.97
 
@@ -62,8 +67,9 @@ class Registration:
         fitness: share of the scan's surface within the inlier distance of the reference.
         rmse_mm: of the inliers, along the reference's normals.
         overlap: share of the reference's surface within the inlier distance of the scan.
-        margin: how much worse the best other pose fits, relatively; poses that are the same by exact symmetry are
-            no other pose. Infinite without a rival.
+        margin: of the surface that fits at this pose or at its closest rival, but not at both, how much more speaks
+            for this one: 1 = all of it, 0 = as much as against. Poses that are the same by exact symmetry are no
+            rivals; 1 without any.
         free_directions: motions that the scan leaves open, in words.
         trusted: whether the pose may be built on.
         reason: why not; empty when trusted.
@@ -115,12 +121,13 @@ class Reference:
         return directions, np.stack([self._seen_middle(direction) for direction in directions])
 
     def _seen_middle(self, direction: Vector) -> Vector:
-        points = self.target.samples.points_mm[:8000]
+        points = self.target.samples.points_mm[:4000]
+        points = points[np.argsort(points @ direction)]  # the last in a cell is the one that is seen
         axes = np.linalg.svd(direction[None])[2][1:]
-        cells = np.floor(points @ axes.T / (self.target.radius_mm / 15)).astype(int)
-        nearest_last = np.argsort(points @ direction)
-        _, first = np.unique(cells[nearest_last[::-1]], axis=0, return_index=True)
-        return np.asarray(points[nearest_last[::-1][first]].mean(axis=0))
+        cells = np.floor((points - self.target.centre_mm) @ axes.T / (self.target.radius_mm / 12)).astype(int) + 50
+        seen = np.full(10_000, -1)
+        seen[cells[:, 0] * 100 + cells[:, 1]] = np.arange(len(points))
+        return np.asarray(points[seen[seen >= 0]].mean(axis=0))
 
 
 def build_reference(surface: Surface) -> Reference:
@@ -206,24 +213,31 @@ class _Seen:
     def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
         """How far surface that faces the camera lies before what the camera saw there, or behind it if only just."""
         samples = reference.target.samples.thinned(JUDGED)
-        height, width = self.depth_mm.shape
+        depth = self.padded_depth_mm
         result = np.full((len(poses), len(samples.points_mm)), np.nan)
         for row, pose in zip(result, poses, strict=True):
             camera_from_part = inverse(pose)
             at = transform_points(camera_from_part, samples.points_mm)
-            normals = transform_directions(camera_from_part, samples.normals)
-            facing = np.einsum("ni,ni->n", normals, -unit(at))
+            facing = np.einsum("ni,ni->n", transform_directions(camera_from_part, samples.normals), -unit(at))
             if not samples.signed:
                 facing = np.abs(facing)
             pixel = at @ self.intrinsics.T
             with np.errstate(divide="ignore", invalid="ignore"):
-                column, line = np.floor(pixel[:, :2] / pixel[:, 2:]).T
-            known = (at[:, 2] > 0) & (column >= 0) & (column < width) & (line >= 0) & (line < height) & (facing > 0.2)
-            before = self.depth_mm[line[known].astype(int), column[known].astype(int)] - at[known, 2]
-            # further behind: hidden by other surface
-            before[before < -reference.truncation_mm] = np.nan
-            row[known] = np.minimum(np.abs(before) * facing[known], reference.truncation_mm)
+                column, line = np.floor(pixel[:, :2] / pixel[:, 2:]).T + 1
+            known = (at[:, 2] > 0) & (facing > 0.2)
+            known &= (column > 0) & (column < depth.shape[1] - 1) & (line > 0) & (line < depth.shape[0] - 1)
+            x, y = column[known].astype(int), line[known].astype(int)
+            # of the pixels around it the one that fits best: at an edge the next one may see the other side
+            before = np.stack([depth[y + j, x + i] for i in (-1, 0, 1) for j in (-1, 0, 1)]) - at[known, 2]
+            before[before < -reference.truncation_mm] = np.nan  # far behind: hidden by other surface
+            best = np.fmin.reduce(np.abs(before)) * facing[known]
+            row[known] = np.minimum(best, reference.truncation_mm)
         return result
+
+    @cached_property
+    def padded_depth_mm(self) -> ScoreMap:
+        """The depth with a pixel of nothing all round."""
+        return np.pad(self.depth_mm, 1, constant_values=np.nan)
 
 
 def register_surface(
@@ -254,7 +268,7 @@ def _register(
     if result.fitness < SURE_FITNESS:
         query = replace(query, thorough=True)
         again = _search(query, reference, wanted)
-        if again.costs[:, 0].sum() < found.costs[:, 0].sum():
+        if again.costs[0] < found.costs[0]:
             found = again
             result = _judge(query, reference, found, wanted, appearance)
     if result.fitness < SURE_FITNESS and _fits_mirrored(query, reference, found):
@@ -264,9 +278,27 @@ def _register(
 
 @dataclass(frozen=True, eq=False)
 class _Candidates:
+    """Poses, best first, with the truncated distances in mm of the scan (k, n) and of the reference (k, m)."""
+
     poses: Poses
-    costs: np.ndarray
-    """(2, k) mean truncated distance in mm, scan to reference and back; the sum ascends."""
+    there: np.ndarray
+    back: np.ndarray
+
+    @property
+    def costs(self) -> np.ndarray:
+        """(k,) mean distances there and back, added."""
+        return np.asarray(self.there.mean(axis=1) + self.back.mean(axis=1))
+
+    def rivalry(self, index: int, contested_mm: float) -> tuple[float, float]:
+        """Margin and signs for the best pose against another."""
+        more = np.concatenate([self.there[index] - self.there[0], self.back[index] - self.back[0]])
+        for_it, against = float((more > contested_mm).sum()), float((more < -contested_mm).sum())
+        differing = max(for_it + against, 1.0)
+        return (for_it - against) / differing, (for_it - against) / np.sqrt(differing)
+
+    def chosen(self, order: np.ndarray) -> "_Candidates":
+        """Some of them, in another order."""
+        return _Candidates(self.poses[order], self.there[order], self.back[order])
 
 
 def _search(query: _Whole | _Seen, reference: Reference, wanted: Pose) -> _Candidates:
@@ -278,19 +310,21 @@ def _search(query: _Whole | _Seen, reference: Reference, wanted: Pose) -> _Candi
     poses = np.concatenate([wanted[None], starts[chosen]])
     poses = target.refine(samples.thinned(300), poses, np.geomspace(0.3 * target.radius_mm, truncation, 12))
     costs = target.cost(samples.thinned(600), poses, truncation)
-    first = poses[distinct(poses, costs, target)[:3]]
+    first = poses[distinct(poses, costs, target)[:2]]
 
     rivals = (reference.symmetries.near[None] @ first[:, None]).reshape(-1, 4, 4)
     poses = np.concatenate([poses, rivals])
-    poses = target.refine(samples.thinned(500), poses, np.geomspace(2 * truncation, 0.5 * truncation, 6))
-    costs = target.cost(samples.thinned(JUDGED), poses, truncation)
-    poses = poses[distinct(poses, costs, target)][: 3 * FINALISTS]
-
+    poses = target.refine(samples.thinned(400), poses, np.geomspace(2 * truncation, 0.5 * truncation, 6))
+    poses = poses[distinct(poses, target.cost(samples.thinned(1000), poses, truncation), target)][: 8 * FINALISTS]
     samples = samples.thinned(JUDGED)
+    poses = poses[np.argsort(target.cost(samples, poses, truncation))][: 2 * FINALISTS]
     poses = _modulo_symmetry(poses, target.cost(samples, poses, truncation, exact=True), reference)[:FINALISTS]
     poses = target.refine(samples, poses, np.geomspace(truncation, reference.inlier_mm, 4), exact=True)
-    poses = _modulo_symmetry(poses, _both_ways(query, reference, poses).sum(axis=0), reference)
-    return _Candidates(poses, _both_ways(query, reference, poses))
+    poses = _modulo_symmetry(poses, target.cost(samples, poses, truncation, exact=True), reference)
+    there = np.concatenate([target.residuals(query.scan.samples, pose[None], exact=True)[3] for pose in poses])
+    back = np.nan_to_num(query.distances_back(reference, poses))
+    found = _Candidates(poses, np.minimum(there, truncation), back)
+    return found.chosen(np.argsort(found.costs))
 
 
 def _modulo_symmetry(poses: Poses, costs: np.ndarray, reference: Reference) -> Poses:
@@ -302,26 +336,22 @@ def _modulo_symmetry(poses: Poses, costs: np.ndarray, reference: Reference) -> P
     return np.stack(kept)
 
 
-def _both_ways(query: _Query, reference: Reference, poses: Poses) -> np.ndarray:
-    """Mean truncated distance (2, k) in mm of the scan to the reference and of the reference to the scan."""
-    samples = query.scan.samples.thinned(JUDGED)
-    there = reference.target.cost(samples, poses, reference.truncation_mm, exact=True)
-    return np.stack([there, np.nan_to_num(query.distances_back(reference, poses)).mean(axis=1)])
-
-
 def _judge(
     query: _Query, reference: Reference, found: _Candidates, wanted: Pose, appearance: Appearance | None
 ) -> Registration:
-    """The best candidate, polished, measured and compared with the next that is another pose."""
-    if appearance is not None:
-        costs = found.costs + np.array([[appearance(pose) for pose in found.poses], [0.0] * len(found.poses)])
-        order = np.argsort(costs.sum(axis=0))
-        found = _Candidates(found.poses[order], costs[:, order])
-    pose = nearest_equivalent(found.poses[0], wanted, reference.symmetries, reference.marks_mm)
+    """The best candidate, polished, measured and compared with the others."""
+    contested = CONTESTED_SHARE * reference.truncation_mm
+    contests = [found.rivalry(index, contested) for index in range(1, len(found.poses))]
+    equal = [0, *(i for i, (margin, signs) in enumerate(contests, 1) if margin < MIN_MARGIN or signs < MIN_SIGNS)]
+    margin, best = min((margin for margin, _ in contests), default=1.0), 0
+    if appearance is not None and len(equal) > 1:
+        looks = np.array([appearance(found.poses[index]) for index in equal])
+        first, second = np.argsort(looks)[:2]
+        best = equal[first]
+        if looks[second] > (1 + CLEARLY_BETTER) * looks[first]:
+            equal = [best]
+    pose = nearest_equivalent(found.poses[best], wanted, reference.symmetries, reference.marks_mm)
     pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
-    # relative to what does not fit of the scan; what it misses of the part is missing at any pose
-    rivals = found.costs.sum(axis=0)[1:2]
-    margin = float((rivals[0] - found.costs[:, 0].sum()) / (found.costs[0, 0] + NOISE_MM)) if len(rivals) else np.inf
     result = _measured(query, reference, pose, margin)
     if result.fitness < MIN_FITNESS:
         return _untrusted(
@@ -329,8 +359,8 @@ def _judge(
             f"only {result.fitness:.0%} of the scan fits the part; at least {MIN_FITNESS:.0%} is needed: "
             "another part, or more than one specimen in the scan?",
         )
-    if margin < MIN_MARGIN:
-        return _untrusted(result, f"another pose fits almost as well (margin {margin:.2f}, at least {MIN_MARGIN})")
+    if len(equal) > 1:
+        return _untrusted(result, f"{len(equal)} different poses fit equally well (margin {margin:.2f})")
     return result
 
 
@@ -392,8 +422,8 @@ def _fits_mirrored(query: _Whole | _Seen, reference: Reference, found: _Candidat
         axis=None if reference.symmetries.axis is None else reference.symmetries.axis * flip,
     )
     other = Reference(Target(mirrored(reference.target.samples)), symmetries)
-    best = _search(query, other, np.eye(4)).costs[:, 0]
-    return bool(found.costs[:, 0].sum() - best.sum() > MIN_MARGIN * (best[0] + NOISE_MM))
+    best = _search(query, other, np.eye(4))
+    return bool(found.costs[0] - best.costs[0] > CLEARLY_BETTER * (best.there[0].mean() + NOISE_MM))
 
 
 def _check_size(scan: Target, reference: Reference, result: Registration) -> Registration:
@@ -423,7 +453,7 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
     ]
     results = [_nowhere(str(query)) if pair is None else pair[0] for query, pair in zip(queries, found, strict=True)]
     for index, (query, pair) in enumerate(zip(queries, found, strict=True)):
-        if isinstance(query, _Seen) and pair is not None and results[index].margin < MIN_MARGIN:
+        if isinstance(query, _Seen) and pair is not None and not results[index].trusted:
             results[index] = _settled(index, query, pair[1], queries, results, reference)
     return _refined_together(queries, results, reference)
 
@@ -479,16 +509,17 @@ def _settled(
     specimen = _specimen(index, queries, results)
     if specimen is None or len(candidates.poses) < 2:
         return results[index]
+    if results[index].fitness < MIN_FITNESS:
+        return results[index]
     samples, limit = query.scan.samples.thinned(JUDGED), reference.inlier_mm
     to_part = np.minimum(reference.target.residuals(samples, candidates.poses, exact=True)[3], limit)
     to_specimen = Target(specimen).residuals(samples, candidates.poses, exact=True)[3]
     costs = np.where(to_specimen < limit, to_specimen, to_part).mean(axis=1)
     order = np.argsort(costs)
     margin = float((costs[order[1]] - costs[order[0]]) / (costs[order[0]] + NOISE_MM))
-    if margin < MIN_MARGIN:
+    if margin < CLEARLY_BETTER:
         return results[index]
-    result = _measured(query, reference, candidates.poses[order[0]], margin)
-    return result if result.fitness >= MIN_FITNESS else results[index]
+    return _measured(query, reference, candidates.poses[order[0]], margin)
 
 
 def _refined_together(

@@ -95,7 +95,9 @@ def find_symmetries(target: Target) -> Symmetries:
     axes = _axes(samples, poses)
     axis = next((a for a in axes if _is_revolution(target, a, centre)), None)
     sweeps = [
-        about(Rotation.from_rotvec(np.arange(SWEEP_STEP, 2 * np.pi, SWEEP_STEP)[:, None] * a).as_matrix(), centre, centre)
+        about(
+            Rotation.from_rotvec(np.arange(SWEEP_STEP, 2 * np.pi, SWEEP_STEP)[:, None] * a).as_matrix(), centre, centre
+        )
         for a in axes
         if axis is None or abs(a @ axis) < 0.999
     ]
@@ -106,10 +108,32 @@ def find_symmetries(target: Target) -> Symmetries:
         poses = _kept(target, more, np.concatenate([poses, products]), near_cost)
     else:
         poses = _modulo_revolution(poses, axis)
-    exact = [pose for pose in poses if is_exact(target, pose)]
-    exact.sort(key=lambda pose: float(np.linalg.norm(pose - np.eye(4))))
+    exact = _exact_group(target, poses)
+    poses = np.concatenate([exact, poses])
+    poses = poses[distinct(poses, np.arange(len(poses)), target)]
     revolution = None if axis is None else np.stack([centre, axis])
-    return Symmetries(poses[:MAX_NEAR], np.stack([np.eye(4), *exact[1:]]), revolution)
+    return Symmetries(poses[:MAX_NEAR], exact, revolution)
+
+
+def _exact_group(target: Target, poses: Poses) -> Poses:
+    """The identity and the exact symmetries among poses, with their products."""
+    group = [np.eye(4)]
+    candidates = list(poses)
+    while candidates and len(group) < MAX_NEAR:
+        pose = candidates.pop(0)
+        if any(_gap(target, pose, other) < SAME_SHARE * target.radius_mm for other in group):
+            continue
+        refined = exactly(target, pose)
+        if refined is not None and all(_gap(target, refined, other) > SAME_SHARE * target.radius_mm for other in group):
+            group.append(refined)
+            candidates += [product for other in group for product in (refined @ other, other @ refined)]
+    return np.stack(group)
+
+
+def _gap(target: Target, a: Pose, b: Pose) -> float:
+    """Root mean square distance in mm between where two poses put the part."""
+    points = target.samples.points_mm[:100]
+    return float(np.sqrt(np.mean(np.sum((transform_points(a, points) - transform_points(b, points)) ** 2, axis=1))))
 
 
 def _kept(target: Target, samples: Samples, poses: Poses, near_cost: float) -> Poses:
@@ -140,19 +164,24 @@ def _axes(samples: Samples, poses: Poses) -> list[Vector]:
 def _is_revolution(target: Target, axis: Vector, centre: Vector) -> bool:
     """Whether the surface maps onto itself under turns about the axis by angles with no common divisor."""
     turns = [rotation_about(axis, angle, centre) for angle in (0.1, 0.37, 1.0, 1.618, 2.414, 2.9)]
-    return all(is_exact(target, turn) for turn in turns)
+    return all(exactly(target, turn) is not None for turn in turns)
 
 
-def is_exact(target: Target, pose: Pose) -> bool:
-    """Whether a motion, refined, maps the surface onto itself but for EXACT_AREA_SHARE of it."""
+def exactly(target: Target, pose: Pose) -> Pose | None:
+    """A motion refined, if it maps the surface onto itself but for EXACT_AREA_SHARE of it."""
     samples = target.samples
     truncation = truncation_mm(target.radius_mm)
     own, moved = target.cost(samples.thinned(1500), np.stack([np.eye(4), pose]), truncation)
-    if moved > own + 0.05 * truncation:
-        return False
-    pose = target.refine(samples.thinned(2000), pose[None], [0.5 * truncation] * 3, exact=True)
-    distance = target.residuals(samples.thinned(20_000), pose, exact=True)[3]
-    return bool((distance > EXACT_MM).mean() <= EXACT_AREA_SHARE)
+    if moved > own + 0.1 * truncation:
+        return None
+    refined = target.refine(
+        samples.thinned(1500), pose[None], np.geomspace(truncation, 0.5 * truncation, 5), exact=True
+    )
+    few = target.residuals(samples.thinned(1500), refined, exact=True)[3]
+    if (few > EXACT_MM).mean() > 5 * EXACT_AREA_SHARE:
+        return None
+    distance = target.residuals(samples.thinned(20_000), refined, exact=True)[3]
+    return refined[0] if (distance > EXACT_MM).mean() <= EXACT_AREA_SHARE else None
 
 
 def _modulo_revolution(poses: Poses, axis: Vector) -> Poses:
