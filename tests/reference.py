@@ -151,8 +151,8 @@ def rad_score_map(scores, size=256):
     return result
 
 
-def surface_scores(query, remembered, settings, allowed, values):
-    """One pair of patches at a time: raw score, nearest patch, mean and deviation of the answering patches' values."""
+def surface_scores(query, remembered, settings, allowed):
+    """One pair of patches at a time: raw score and nearest patch."""
     rows = [row for row in range(len(remembered.points_mm)) if allowed[row]]
     least = min(settings.min_neighbours, len(rows))
     results = []
@@ -169,8 +169,7 @@ def surface_scores(query, remembered, settings, allowed, values):
         answers = alike if len(alike) >= least else near
         similarity = np.array([(query.features[q] * remembered.features[row]).sum(-1).tolist() for row in answers])
         best = answers[int(similarity.mean(axis=1).argmax())]
-        found = values[answers]
-        results.append((np.mean(1 - similarity.max(axis=0)), best, found.mean(), found.std()))
+        results.append((np.mean(1 - similarity.max(axis=0)), best))
     return tuple(np.array(column) for column in zip(*results, strict=True))
 
 
@@ -206,3 +205,59 @@ def normals_of(points, intrinsics, window):
         normal /= np.linalg.norm(normal)
         result[row, column] = normal if normal @ points[row, column] < 0 else -normal
     return result
+
+
+def mrad_pooled(patches):
+    """(h, w, c) -> the mean of 1 x 1, 3 x 3 and 5 x 5 window means, zeros beyond the grid counted."""
+    h, w, c = patches.shape
+    result = np.zeros((h, w, c))
+    for r in range(h):
+        for q in range(w):
+            for reach in (0, 1, 2):
+                total = np.zeros(c)
+                for i in range(r - reach, r + reach + 1):
+                    for j in range(q - reach, q + reach + 1):
+                        if 0 <= i < h and 0 <= j < w:
+                            total += patches[i, j]
+                result[r, q] += total / (2 * reach + 1) ** 2 / 3
+    return result
+
+
+def mrad_regions(patches, mask):
+    """[(unit key, label)]: the mean pooled patch where the bilinearly resized mask is 0, and where it is 1."""
+    h, w, _ = patches.shape
+    height, width = mask.shape
+    tokens = mrad_pooled(patches)
+    members = {0: [], 1: []}
+    for r in range(h):
+        for q in range(w):
+            y, x = (r + 0.5) * height / h - 0.5, (q + 0.5) * width / w - 0.5
+            share = 0.0
+            for i in (int(np.floor(y)), int(np.floor(y)) + 1):
+                for j in (int(np.floor(x)), int(np.floor(x)) + 1):
+                    inside = mask[min(max(i, 0), height - 1), min(max(j, 0), width - 1)]
+                    share += float(inside) * (1 - abs(y - i)) * (1 - abs(x - j))
+            if abs(share - round(share)) < 1e-9:
+                members[round(share)].append(tokens[r, q])
+    means = {label: np.mean(found, axis=0) for label, found in members.items() if found}
+    return [(mean / np.linalg.norm(mean), label) for label, mean in means.items()]
+
+
+def mrad_probability(query, keys):
+    """Softmax over the products with [(key, label)], without a temperature: the anomalous share."""
+    weights = [np.exp(np.dot(query, key)) for key, _ in keys]
+    return sum(w for w, (_, label) in zip(weights, keys, strict=True) if label == 1) / sum(weights)
+
+
+def mrad_train_free(remembered, masks, queries):
+    """MRAD-TF: `remembered` and `queries` are lists of (image feature, (h, w, c) patches); [(map, probability)]."""
+    image_keys = [(image, int(mask.any())) for (image, _), mask in zip(remembered, masks, strict=True)]
+    region_keys = [
+        key for (_, patches), mask in zip(remembered, masks, strict=True) for key in mrad_regions(patches, mask)
+    ]
+    results = []
+    for image, patches in queries:
+        tokens = mrad_pooled(patches)
+        rows = [[mrad_probability(t / np.linalg.norm(t), region_keys) for t in row] for row in tokens]
+        results.append((np.array(rows), mrad_probability(image, image_keys)))
+    return results
