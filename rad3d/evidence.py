@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, Values
+from rad3d.arrays import Values
 from rad3d.backproject import PointViews, back_project
 from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.fusion import fuse
 from rad3d.observe import Observation
 from rad3d.settings import Settings
-from rad3d.surface import PlacedPatches, surface_scores
+from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 
 ANOMALOUS = 3.0
 """Standard deviations above the usual at which a single view counts as finding a point anomalous (agreement)."""
@@ -74,10 +74,14 @@ def gather(observation: Observation, remembered: Remembered, settings: Settings,
         good: the specimen's own index among the remembered ones, which is then left out.
     """
     query = PlacedPatches.of_query(observation.patches)
-    others: Flags | None = None if good is None else remembered.patches.specimen != good
-    found = surface_scores(query, remembered.patches, settings.surface, others, remembered.scores)
-    unusual = (found.raw - found.usual) / (found.spread + remembered.score_floor)
-    views = [_views_of(observation, query, values, settings) for values in (unusual, found.raw)]
+    own = None if good is None else remembered.patches.specimen == good
+    others = None if own is None else ~own
+    raw_patches = (
+        surface_scores(query, remembered.patches, settings.surface).raw if own is None else remembered.scores[own]
+    )
+    usual, spread = usual_scores(query, remembered.patches, remembered.scores, others)
+    unusual = (raw_patches - usual) / (spread + remembered.score_floor)
+    views = [_views_of(observation, query, values, settings) for values in (unusual, raw_patches)]
     appearance = fuse(views[0], settings.fusion.rule, ANOMALOUS)
     raw = fuse(views[1], settings.fusion.rule).score
     deviation, geometry = _geometry(observation, remembered, good)

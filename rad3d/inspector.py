@@ -27,12 +27,13 @@ from rad3d.camera import Camera
 from rad3d.defects import measure, regions
 from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference
 from rad3d.encoder import Encoder
-from rad3d.errors import MemoryFormatError, ScanError
+from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
 from rad3d.evidence import Evidence, Remembered, gather
 from rad3d.files import atomic_folder
 from rad3d.geometry import inverse
 from rad3d.memory import Memory, check_fingerprint, provenance
 from rad3d.observe import Observation, observe
+from rad3d.register import Reference, build_reference
 from rad3d.result import Inspection, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
@@ -107,6 +108,11 @@ class Inspector:
         return specimen_threshold(self.good_scores, self.settings.verdict.false_reject)
 
     @cached_property
+    def reference(self) -> Reference:
+        """The part, prepared for registration."""
+        return build_reference(self.shape.surface)
+
+    @cached_property
     def remembered(self) -> Remembered:
         """The good specimens, ready to be compared with."""
         return remember(self.memory, self.patch_scores, self.shape, self.deviation)
@@ -136,9 +142,14 @@ class Inspector:
         _check_names(scans)
         encoder = Encoder.load(settings.encoder)
         settings = replace(settings, encoder=encoder.settings)
-        shape = ReferenceShape((nominal or scans[0]).surface)
-        cameras, inspectable = _look_from(nominal or scans[0], settings, encoder) if not scans[0].views else ((), None)
-        observations = [observe(scan, shape, cameras, encoder, settings) for scan in track(scans, "looking at")]
+        shape = ReferenceShape(_reference_scan(scans, nominal).surface)
+        reference = build_reference(shape.surface)
+        cameras, inspectable = (
+            _look_from(_reference_scan(scans, nominal), settings, encoder) if not scans[0].views else ((), None)
+        )
+        observations = [
+            observe(scan, shape, reference, cameras, encoder, settings) for scan in track(scans, "looking at")
+        ]
         if inspectable is None:
             inspectable = _seen_by(observations, shape.surface, settings)
 
@@ -168,13 +179,16 @@ class Inspector:
     def inspect(self, scan: Scan) -> Inspection:
         """Find what differs on a specimen."""
         clock = Clock()
-        with clock("encoder_start"):
-            encoder = self.encoder
-        observation = observe(scan, self.shape, self.cameras, encoder, self.settings, clock)
+        with clock("start"):
+            encoder, reference, remembered = self.encoder, self.reference, self.remembered
+        try:
+            observation = observe(scan, self.shape, reference, self.cameras, encoder, self.settings, clock)
+        except RegistrationError as error:
+            return self._not_registered(scan, error, clock)
         with clock("retrieval"):
-            evidence = gather(observation, self.remembered, self.settings)
+            evidence = gather(observation, remembered, self.settings)
         with clock("defects"):
-            threshold, false_reject = self.threshold
+            threshold = self.threshold[0]
             labels = regions(
                 observation.surface,
                 evidence.score,
@@ -186,33 +200,58 @@ class Inspector:
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage)
             views = tuple(_view_scores(view, observation.surface, evidence.score) for view in observation.views)
-        vertex = scan.surface_from_vertex
-        return Inspection(
-            specimen=scan.specimen,
-            source=str(scan.source or ""),
-            unit=scan.unit,
+        if scan.views:  # the merged surface, in the part frame
+            vertices, vertex = observation.surface.points_mm, np.arange(len(evidence.score))
+        else:
+            vertices, vertex = scan.vertices_mm, scan.surface_from_vertex
+        points = PointScores(
+            anomaly_score=evidence.score[vertex],
+            raw_score=evidence.raw[vertex],
+            agreement=evidence.agreement[vertex],
+            views_seen=evidence.views_seen[vertex],
+            deviation_mm=evidence.deviation_mm[vertex],
+        )
+        blank = self._blank(scan, clock)
+        return replace(
+            blank,
             verdict=verdict,
             reason=reason,
             score=specimen_score(evidence),
-            threshold=threshold,
-            point_threshold=self.point_threshold,
             coverage=coverage,
             coverage_total=coverage_total,
+            defects=defects,
+            vertices_mm=vertices,
+            points=points,
+            views=views,
+        )
+
+    def _blank(self, scan: Scan, clock: "Clock") -> Inspection:
+        """A result before anything was judged."""
+        threshold, false_reject = self.threshold
+        unknown = np.full(len(scan.vertices_mm), np.nan, np.float32)
+        return Inspection(
+            specimen=scan.specimen,
+            source=str(scan.source or ""),
+            unit="mm" if scan.views else scan.unit,
+            verdict="incomplete",
+            reason="",
+            score=np.nan,
+            threshold=threshold,
+            point_threshold=self.point_threshold,
+            coverage=0.0,
+            coverage_total=0.0,
             false_reject=false_reject.to_dict(),
             settings=self.settings.to_dict(),
             fingerprint=self.memory.fingerprint,
             timings_s=clock.seconds,
-            defects=defects,
+            defects=(),
             vertices_mm=scan.vertices_mm,
             faces=scan.faces,
-            points=PointScores(
-                anomaly_score=evidence.score[vertex],
-                raw_score=evidence.raw[vertex],
-                agreement=evidence.agreement[vertex],
-                views_seen=evidence.views_seen[vertex],
-            ),
-            views=views,
+            points=PointScores(unknown, unknown, unknown, np.zeros(len(unknown), np.int32), unknown),
         )
+
+    def _not_registered(self, scan: Scan, error: RegistrationError, clock: "Clock") -> Inspection:
+        return replace(self._blank(scan, clock), reason=f"not registered: {error.got}")
 
     def _coverage(self, observation: Observation, evidence: Evidence) -> tuple[float, float]:
         """Judged area shares of the inspectable and of the whole reference."""
@@ -367,6 +406,17 @@ def _check_names(scans: Sequence[Scan]) -> None:
             got=f"several called {', '.join(repeated)}" if repeated else "none",
             remedy="rename them" if repeated else "name at least one good scan",
         )
+
+
+def _reference_scan(scans: Sequence[Scan], nominal: Scan | None) -> Scan:
+    if nominal is None and scans[0].views:
+        raise ScanError(
+            scans[0].source or scans[0].specimen,
+            expected="a nominal (CAD) or a mesh or cloud of the whole part to register captured views with",
+            got="captured views alone",
+            remedy="give it with --nominal FILE",
+        )
+    return nominal or scans[0]
 
 
 def _look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:

@@ -10,14 +10,21 @@ from rad3d.arrays import Pose, Values
 from rad3d.camera import Camera
 from rad3d.deviation import ReferenceShape
 from rad3d.encoder import Encoder
+from rad3d.errors import RegistrationError, ScanError
+from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.patches import Patches, encode_views
+from rad3d.register import Reference, Registration, register_surface, register_views
 from rad3d.render import renderer_for
-from rad3d.scan import Scan, Surface
+from rad3d.scan import Scan, Surface, merged_surface
+from rad3d.segment import foreground
 from rad3d.settings import Settings
 from rad3d.view import View
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Times a stage; see `rad3d.inspector.Clock`."""
+
+PART_MARGIN_MM = 6.0
+"""What lies further from the registered part than this is background; defects stand out less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,45 +33,118 @@ class Observation:
 
     Args:
         scan: as it was read.
-        part_from_scan: where registration put it.
+        registrations: of the mesh or cloud, or of each captured view.
         surface: part frame.
-        views: rendered or captured, part frame.
+        views: rendered or captured, part frame; a captured view that could not be registered is not among them.
         patches: of the views.
         distance_mm: (n,) signed distance of the surface points to the reference.
     """
 
     scan: Scan
-    part_from_scan: Pose
+    registrations: tuple[Registration, ...]
     surface: Surface
     views: tuple[View, ...]
     patches: Patches
     distance_mm: Values
 
+    @property
+    def part_from_scan(self) -> Pose:
+        """Where the scan lies; captured views each have their own pose and report in the part frame."""
+        return self.registrations[0].part_from_scan if self.scan.kind != "captured" else np.eye(4)
+
 
 def observe(
     scan: Scan,
     shape: ReferenceShape,
+    reference: Reference,
     cameras: Sequence[Camera],
     encoder: Encoder,
     settings: Settings,
     stage: Stage = lambda name: nullcontext(),
 ) -> Observation:
-    """Register the scan, look at it, and encode what is seen; patches are kept as float16, as in a memory."""
+    """Register the scan, look at it, and encode what is seen; patches are kept as float16, as in a memory.
+
+    Raises:
+        RegistrationError: the scan cannot be brought into the part frame reliably; the message says why.
+    """
     with stage("registration"):
-        part_from_scan = np.eye(4)
-        placed = scan.moved(part_from_scan)
-        surface = placed.surface
+        registrations = _register(scan, reference)
     with stage("rendering"):
-        views = placed.views or tuple(renderer_for(placed).render(cameras))
+        if scan.views:
+            views = tuple(
+                isolated(placed(view, registration.part_from_scan), shape)
+                for view, registration in zip(scan.views, registrations, strict=True)
+                if registration.trusted
+            )
+            surface = merged_surface(views)
+        else:
+            in_part = scan.moved(registrations[0].part_from_scan)
+            surface = in_part.surface
+            views = tuple(renderer_for(in_part).render(cameras))
     with stage("encoding"):
         patches = encode_views(views, encoder, settings.views.mm_per_patch)
     with stage("deviation"):
         distance_mm = shape.signed_distance(surface.points_mm)
     return Observation(
         scan=scan,
-        part_from_scan=part_from_scan,
+        registrations=registrations,
         surface=surface,
-        views=tuple(views),
+        views=views,
         patches=replace(patches, features=patches.features.half()),
         distance_mm=distance_mm,
     )
+
+
+def _register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
+    """One registration of a mesh, cloud or capture with poses; one per view of a capture without."""
+    found: tuple[Registration, ...]
+    if not scan.views:
+        found = (register_surface(scan.surface, reference),)
+    elif any(
+        view.camera is not None and not np.allclose(view.camera.part_from_camera, np.eye(4)) for view in scan.views
+    ):
+        together = merged_surface([replace(view, points_mm=_of_part(view)) for view in scan.views])
+        found = (register_surface(together, reference),) * len(scan.views)
+    else:
+        found = tuple(register_views(scan.views, reference))
+    if not any(registration.trusted for registration in found):
+        raise RegistrationError(
+            scan.source or scan.specimen,
+            expected="a scan that fits the part",
+            got="; ".join(sorted({registration.reason for registration in found})),
+            remedy="check that it is the right part, in the right unit, and shows enough of it",
+        )
+    return found
+
+
+def _of_part(view: View) -> np.ndarray:
+    if view.points_mm is None:
+        raise ScanError(
+            f"view {view.name}",
+            expected="an organised cloud with every image",
+            got="an image alone",
+            remedy="capture depth too; images alone are compared by `rad3d evaluate --method rad`",
+        )
+    return np.where(foreground(view)[..., None], view.points_mm, np.float32(np.nan))
+
+
+def placed(view: View, part_from_scan: Pose) -> View:
+    """The view in the part frame, with what the capture did not bring: normals and intrinsics from its cloud."""
+    assert view.points_mm is not None
+    camera = view.camera
+    if camera is None:
+        camera = Camera(view.size_hw, estimate_intrinsics(view.points_mm)[0], np.eye(4))
+    normals = view.normals if view.normals is not None else normals_of(view.points_mm, camera.intrinsics)
+    return replace(view, camera=camera, normals=normals).moved(part_from_scan)
+
+
+def isolated(view: View, shape: ReferenceShape) -> View:
+    """The view with surface that is not the part's taken away."""
+    assert view.points_mm is not None
+    mask = view.mask
+    near = np.isfinite(shape.tree.query(view.points_mm[mask], distance_upper_bound=PART_MARGIN_MM, workers=-1)[0])
+    points = view.points_mm.copy()
+    points[~mask] = np.nan
+    rows, columns = np.nonzero(mask)
+    points[rows[~near], columns[~near]] = np.nan
+    return replace(view, points_mm=points)

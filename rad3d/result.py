@@ -67,12 +67,14 @@ class PointScores:
         raw_score: (n,) float32, 1 - cosine similarity, fused.
         agreement: (n,) float32, share of the views that see the point and find it anomalous; NaN = unseen.
         views_seen: (n,) int32.
+        deviation_mm: (n,) float32, signed distance to where good specimens are; negative = material is missing.
     """
 
     anomaly_score: Values
     raw_score: Values
     agreement: Values
     views_seen: np.ndarray
+    deviation_mm: Values
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """What was measured of a specimen, and the surface on which it is judged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -227,6 +228,44 @@ def _split_faces(faces: Faces, middle: Faces) -> Faces:
             three = count == 3
             pieces += [np.stack(t, 1)[three] for t in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
     return np.concatenate(pieces)
+
+
+VOXEL_MM = 0.4
+"""Captured views are merged into one point per cube of this side."""
+
+
+def merged_surface(views: Sequence[View]) -> Surface:
+    """The surface that views of one specimen, in one frame, saw together: means over small cubes.
+
+    Raises:
+        ScanError: no view has surface.
+    """
+    points, normals, colours = (
+        np.concatenate([np.empty((0, 3)), *(getattr(view, name)[_complete(view)] for view in views)])
+        for name in ("points_mm", "normals", "image")
+    )
+    if not len(points):
+        raise ScanError(
+            "captured views", expected="depth in at least one view", got="none", remedy="check the sensor's clouds"
+        )
+    cell = np.floor((points - points.min(axis=0)) / VOXEL_MM).astype(np.int64)
+    key = (cell[:, 0] << 42) | (cell[:, 1] << 21) | cell[:, 2]
+    _, owner, count = np.unique(key, return_inverse=True, return_counts=True)
+    mean = [
+        np.stack([np.bincount(owner, weights=values[:, axis]) for axis in range(3)], axis=1) / count[:, None]
+        for values in (points, normals, colours)
+    ]
+    merged = Scan("merged", vertices_mm=mean[0], normals=mean[1], colours=np.round(mean[2]).astype(np.uint8))
+    return merged.surface
+
+
+def _complete(view: View) -> np.ndarray:
+    """Pixels with a point and a normal."""
+    if view.points_mm is None or view.normals is None:
+        raise ScanError(
+            f"view {view.name}", expected="points and normals", got="an image alone", remedy="capture depth too"
+        )
+    return np.asarray(view.mask & np.isfinite(view.normals).all(axis=-1))
 
 
 NORMAL_NEIGHBOURS = 16

@@ -75,14 +75,10 @@ class SurfaceScores:
     Args:
         raw: (q,) 1 - best cosine similarity, mean over layers; NaN where nothing is remembered.
         nearest: (q,) the remembered patch most like it (mean over layers), -1 where none.
-        usual: (q,) mean of `remembered_scores` over the patches that answered.
-        spread: (q,) their standard deviation.
     """
 
     raw: Values
     nearest: Indices
-    usual: Values
-    spread: Values
 
 
 def surface_scores(
@@ -90,7 +86,6 @@ def surface_scores(
     remembered: PlacedPatches,
     settings: SurfaceSettings,
     allowed: Flags | None = None,
-    remembered_scores: Values | None = None,
 ) -> SurfaceScores:
     """Compare each query patch with the remembered patches around its place.
 
@@ -103,18 +98,15 @@ def surface_scores(
         remembered: patches of the memory.
         settings: radius and angles.
         allowed: (n,) remembered patches that may answer at all.
-        remembered_scores: (n,) the remembered patches' own scores, for `usual` and `spread`.
     """
     kept = np.arange(len(remembered)) if allowed is None else np.flatnonzero(allowed)
-    raw, usual, spread = (np.full(len(query), np.nan, np.float32) for _ in range(3))
-    nearest = np.full(len(query), -1)
+    raw, nearest = np.full(len(query), np.nan, np.float32), np.full(len(query), -1)
     if not len(kept) or not len(query):
-        return SurfaceScores(raw, nearest, usual, spread)
+        return SurfaceScores(raw, nearest)
     tree = remembered.tree if allowed is None else cKDTree(remembered.points_mm[kept])
     least = min(settings.min_neighbours, len(kept))
     furthest = tree.query(query.points_mm, k=[least], workers=-1)[0][:, 0]
     radius = np.maximum(settings.radius_mm, furthest * (1 + 1e-6)).astype(np.float32)
-    values = np.zeros(len(remembered), np.float32) if remembered_scores is None else remembered_scores
 
     def compare(members: Indices, rows: Indices, answers: np.ndarray) -> None:
         keys = remembered.features[torch.as_tensor(rows)].float().transpose(0, 1)
@@ -122,9 +114,6 @@ def surface_scores(
         similarity = (asked @ keys.transpose(1, 2)).masked_fill_(~torch.from_numpy(answers), -torch.inf)
         raw[members] = (1 - similarity.amax(dim=2)).mean(dim=0).numpy()
         nearest[members] = rows[similarity.mean(dim=0).argmax(dim=1).numpy()]
-        weights = answers / answers.sum(axis=1, keepdims=True)
-        usual[members] = weights @ values[rows]
-        spread[members] = np.sqrt(np.maximum(weights @ values[rows] ** 2 - usual[members] ** 2, 0))
 
     for members, near_rows in _groups(query, tree, radius):
         # All queries of a group share one line of sight, so that the angle to it thins out the candidates at once.
@@ -138,7 +127,33 @@ def surface_scores(
             compare(members[enough], rows[used], alike[enough][:, used])
         if not enough.all():
             compare(members[~enough], rows, near[~enough])
-    return SurfaceScores(raw, nearest, usual, spread)
+    return SurfaceScores(raw, nearest)
+
+
+USUAL_PATCHES = 32
+VIEW_MM = 6.0
+"""A radian between lines of sight counts as much as this distance on the part."""
+
+
+def usual_scores(
+    query: PlacedPatches, remembered: PlacedPatches, scores: Values, allowed: Flags | None = None
+) -> tuple[Values, Values]:
+    """Mean and standard deviation (q,) of good patches' scores (n,) at each query patch's place, seen alike.
+
+    The `USUAL_PATCHES` nearest count, by place on the part and line of sight together.
+    """
+    kept = np.arange(len(remembered)) if allowed is None else np.flatnonzero(allowed)
+    if not len(kept):
+        return np.full(len(query), np.nan), np.full(len(query), np.nan)
+    tree = cKDTree(_place_and_sight(remembered)[kept])
+    k = min(USUAL_PATCHES, len(kept))
+    _, nearest = tree.query(_place_and_sight(query), k=k, workers=-1)
+    found = scores[kept][nearest.reshape(len(query), k)]
+    return found.mean(axis=1), found.std(axis=1)
+
+
+def _place_and_sight(patches: PlacedPatches) -> np.ndarray:
+    return np.concatenate([patches.points_mm, VIEW_MM * patches.directions], axis=1)
 
 
 def _near(

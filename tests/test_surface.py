@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rad3d.settings import SurfaceSettings
-from rad3d.surface import PlacedPatches, surface_scores
+from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 
 
 def placed(rng, count, size_mm=20.0, specimens=3):
@@ -29,14 +29,11 @@ def placed(rng, count, size_mm=20.0, specimens=3):
 def test_scores_equal_the_loop_over_pairs(reference, settings):
     rng = np.random.default_rng(0)
     query, remembered = placed(rng, 150), placed(rng, 400)
-    values = rng.random(400).astype(np.float32)
     allowed = remembered.specimen != 1
-    found = surface_scores(query, remembered, settings, allowed, values)
-    raw, nearest, usual, spread = reference.surface_scores(query, remembered, settings, allowed, values)
+    found = surface_scores(query, remembered, settings, allowed)
+    raw, nearest = reference.surface_scores(query, remembered, settings, allowed)
     np.testing.assert_allclose(found.raw, raw, atol=1e-5)
     assert np.array_equal(found.nearest, nearest)
-    np.testing.assert_allclose(found.usual, usual, atol=1e-5)
-    np.testing.assert_allclose(found.spread, spread, atol=1e-3)
 
 
 def test_a_patch_from_elsewhere_on_the_part_is_no_answer():
@@ -65,3 +62,27 @@ def test_nothing_remembered_is_no_score():
     found = surface_scores(query, remembered, SurfaceSettings(), np.zeros(6, bool))
     assert np.isnan(found.raw).all()
     assert (found.nearest == -1).all()
+
+
+def test_usual_scores_are_those_of_the_same_place_seen_alike():
+    """Two places with different good scores, and one place whose score depends on the line of sight."""
+    rng = np.random.default_rng(3)
+    remembered = placed(rng, 300)
+    left = remembered.points_mm[:, 0] < 10
+    remembered.points_mm[left, 0] -= 200
+    scores = np.where(left, 0.1, 0.5).astype(np.float32)
+    usual, spread = usual_scores(remembered, remembered, scores)
+    np.testing.assert_allclose(usual, scores, atol=1e-6)
+    np.testing.assert_allclose(spread, 0, atol=1e-6)
+    up = remembered.directions[:, 2] > 0
+    remembered.directions[:] = np.where(up[:, None], [0, 0, 9], [0, 0, -9])  # far apart in line of sight alone
+    usual, _ = usual_scores(remembered, remembered, up.astype(np.float32))
+    np.testing.assert_allclose(usual, up, atol=1e-6)
+
+
+def test_a_specimen_is_not_its_own_usual():
+    rng = np.random.default_rng(4)
+    remembered = placed(rng, 200)
+    own = remembered.specimen == 0
+    usual, _ = usual_scores(remembered, remembered, own.astype(np.float32), ~own)
+    assert (usual == 0).all()
