@@ -1,0 +1,260 @@
+"""Figures for papers and reports, with matplotlib.
+
+Every function draws on `ax` where one is given and on a new figure otherwise, and returns the axes; save with
+`ax.figure.savefig("roc.svg")` (or .pdf, .png). No state of pyplot is touched.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops, heat_colours
+
+from rad3d.arrays import Indices, Points, Values
+from rad3d.result import Inspection, ViewScores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from mpl_toolkits.mplot3d import Axes3D
+
+PRO_LIMIT = 0.3
+"""Largest false positive rate of the PRO integral (Bergmann et al., IJCV 2021)."""
+HEAT_ALPHA = 0.55
+VIEWS_PER_ROW = 4
+
+
+def overlay(view: ViewScores, threshold: float) -> np.ndarray:
+    """The view's image (H, W, 3) uint8 with its heat map laid over where it was judged."""
+    judged = np.isfinite(view.score)
+    grey = view.image.mean(axis=2, keepdims=True)
+    mixed = (1 - HEAT_ALPHA) * grey + HEAT_ALPHA * heat_colours(view.score, threshold).astype(float)
+    return np.where(judged[..., None], mixed, view.image).round().astype(np.uint8)
+
+
+def contact_sheet_figure(inspection: Inspection) -> "Figure":
+    """All views, each with its heat map beside it and the anomalous region outlined."""
+    from matplotlib.figure import Figure
+
+    views = inspection.views
+    columns = max(1, min(VIEWS_PER_ROW // 2, len(views)))
+    rows = max(1, ceil(len(views) / columns))
+    ratio = views[0].image.shape[0] / views[0].image.shape[1] if views else 0.2
+    width, head = 4.4 * columns, 0.75
+    height = rows * (width / columns / 2 * ratio + 0.3) + head
+    figure = Figure(figsize=(width, height))
+    area = {"left": 0.01, "right": 0.93, "bottom": 0.01, "top": 1 - (head + 0.22) / height}
+    axes = figure.subplots(rows, 2 * columns, squeeze=False, gridspec_kw={**area, "wspace": 0.03, "hspace": 0.22})
+    for cell in axes.ravel():
+        cell.set_axis_off()
+    for index, view in enumerate(views):
+        row, column = divmod(index, columns)
+        draw_view(view, inspection.point_threshold, (axes[row, 2 * column], axes[row, 2 * column + 1]))
+    if not views:
+        axes[0, 0].text(0, 0.5, "This result holds no views.")
+    figure.text(
+        0.01,
+        1 - 0.1 / height,
+        f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}   ",
+        color=VERDICT_COLOURS[inspection.verdict],
+        weight="bold",
+        size=13,
+        va="top",
+    )
+    # parse_math: a name such as a$b$c is text, never markup
+    caption = f"{inspection.specimen}\nscore {_number(inspection.score)}, threshold {_number(inspection.threshold)}"
+    figure.text(0.01 + 1.5 / width, 1 - 0.1 / height, caption, size=9, va="top", parse_math=False)
+    _colour_bar(figure, inspection.point_threshold, (0.945, 0.15, 0.5 / width * 0.35, 0.6))
+    return figure
+
+
+def draw_view(view: ViewScores, threshold: float, pair: tuple["Axes", "Axes"]) -> None:
+    """A view as it was captured or rendered, and beside it the heat map with the anomalous region outlined."""
+    plain, heat = pair
+    plain.imshow(view.image)
+    plain.set_title(view.name, size=8, loc="left", parse_math=False)
+    heat.imshow(overlay(view, threshold))
+    judged = np.nan_to_num(view.score, nan=-np.inf)
+    if (judged > threshold).any():
+        # on 0/1 rather than on the score, whose -inf would put the line half a pixel off
+        heat.contour((judged > threshold).astype(float), levels=[0.5], colors=["#000000"], linewidths=1.6)
+        heat.contour((judged > threshold).astype(float), levels=[0.5], colors=["#ffffff"], linewidths=0.7)
+
+
+def contact_sheet(inspection: Inspection, path: str | Path) -> Path:
+    """Write the views with heat maps and outlines as one picture; the suffix chooses PNG, PDF or SVG."""
+    path = Path(path)
+    contact_sheet_figure(inspection).savefig(path, dpi=150)
+    return path
+
+
+def _colour_bar(figure: "Figure", threshold: float, box: tuple[float, float, float, float]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    high = 2 * threshold if threshold > 0 else 1.0
+    axes = figure.add_axes(box)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, high), ListedColormap(colour_stops("heat"))), cax=axes)
+    bar.set_label("anomaly score", size=7)
+    bar.set_ticks([0, threshold, high] if threshold > 0 else [0, high])
+    bar.ax.tick_params(labelsize=6)
+    bar.ax.axhline(threshold, color="black", linewidth=1)
+
+
+def _number(value: float) -> str:
+    """Three significant digits; a dash where there is no number."""
+    return f"{value:.3g}" if np.isfinite(value) else "–"
+
+
+def _axes(ax: "Axes | None", title: str, x: str, y: str) -> "Axes":
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(4.2, 3.6), layout="constrained").subplots()
+    ax.set_title(title, size=10)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.grid(color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _next_colour(ax: "Axes") -> str:
+    return CATEGORIES[len(ax.lines) % len(CATEGORIES)]
+
+
+def roc_curve(false_positive: Values, true_positive: Values, *, label: str = "", ax: "Axes | None" = None) -> "Axes":
+    """Receiver operating characteristic from rates in 0..1, with the area in the legend."""
+    ax = _axes(ax, "ROC", "false positive rate", "true positive rate")
+    area = float(np.trapezoid(true_positive, false_positive))
+    ax.plot(false_positive, true_positive, color=_next_colour(ax), label=_legend(label, f"AUROC {area:.3f}"))
+    _unit_square(ax)
+    ax.legend(loc="lower right", frameon=False)
+    return ax
+
+
+def precision_recall_curve(recall: Values, precision: Values, *, label: str = "", ax: "Axes | None" = None) -> "Axes":
+    """Precision against recall from rates in 0..1, recall rising, with the average precision in the legend."""
+    ax = _axes(ax, "Precision and recall", "recall", "precision")
+    average = float(np.sum(np.diff(recall, prepend=0.0) * precision))
+    ax.step(recall, precision, where="pre", color=_next_colour(ax), label=_legend(label, f"AP {average:.3f}"))
+    _unit_square(ax)
+    ax.legend(loc="lower left", frameon=False)
+    return ax
+
+
+def pro_curve(
+    false_positive: Values, overlap: Values, *, limit: float = PRO_LIMIT, label: str = "", ax: "Axes | None" = None
+) -> "Axes":
+    """Per-region overlap against the false positive rate; the area up to `limit`, as share of the best."""
+    ax = _axes(ax, "Per-region overlap", "false positive rate", "per-region overlap")
+    inside = false_positive < limit
+    x = np.append(false_positive[inside], limit)
+    y = np.append(overlap[inside], np.interp(limit, false_positive, overlap))
+    area = float(np.trapezoid(y, x)) / limit
+    colour = _next_colour(ax)
+    ax.fill_between(x, y, color=colour, alpha=0.12, linewidth=0)
+    ax.plot(false_positive, overlap, color=colour, label=_legend(label, f"AUPRO@{limit:g} {area:.3f}"))
+    _unit_square(ax)
+    ax.legend(loc="lower right", frameon=False)
+    return ax
+
+
+def calibration_plot(
+    good: Values,
+    threshold: float,
+    *,
+    others: Values | None = None,
+    false_reject: float | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """The share of good specimens above each score, with the threshold.
+
+    Args:
+        good: (n,) leave-one-out scores of the good specimens.
+        threshold: a specimen fails above it.
+        others: (m,) scores of specimens under inspection, drawn as ticks.
+        false_reject: the asked share of good specimens that fail, drawn as a level.
+    """
+    ax = _axes(ax, "Calibration", "specimen score", "share of good specimens above")
+    ordered = np.sort(good)
+    above = 1 - np.arange(1, len(ordered) + 1) / len(ordered)
+    ax.step(ordered, above, where="post", color=CATEGORIES[0], label=f"good, n = {len(ordered)}")
+    ax.plot(ordered, np.full(len(ordered), 0.0), "|", color=CATEGORIES[0], markersize=9)
+    if others is not None and len(others):
+        ax.plot(others, np.full(len(others), 0.0), "|", color=CATEGORIES[1], markersize=14, label="inspected")
+    ax.axvline(threshold, color="black", linewidth=1, label=f"threshold {_number(threshold)}")
+    if false_reject is not None:
+        ax.axhline(false_reject, color="black", linewidth=1, linestyle=":", label=f"asked {false_reject:.1%}")
+    ax.set_ylim(-0.05, 1.02)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def few_shot_curve(
+    shots: Sequence[int],
+    mean: Values,
+    *,
+    spread: Values | None = None,
+    label: str = "",
+    metric: str = "AUROC",
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """A metric against the number of good specimens, with `spread` (for example one standard deviation) as a band."""
+    ax = _axes(ax, "Few-shot", "good specimens", metric)
+    colour = _next_colour(ax)
+    x = np.asarray(shots)
+    ax.plot(x, mean, "o-", color=colour, markersize=4, label=label or metric)
+    if spread is not None:
+        ax.fill_between(x, np.asarray(mean) - spread, np.asarray(mean) + spread, color=colour, alpha=0.15, linewidth=0)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(x, [str(n) for n in shots])
+    ax.legend(loc="lower right", frameon=False)
+    return ax
+
+
+def memory_map(
+    positions_mm: Points,
+    view_index: Indices,
+    *,
+    camera_centres_mm: Points | None = None,
+    surface_mm: Points | None = None,
+    ax: "Axes3D | None" = None,
+) -> "Axes3D":
+    """Where on the part the remembered patches lie, and from where the views that brought them looked.
+
+    Args:
+        positions_mm: (n, 3) patch positions in the part frame.
+        view_index: (n,) view that each patch came from; its colour.
+        camera_centres_mm: (v, 3) of the views.
+        surface_mm: (m, 3) points of the part, drawn faint.
+        ax: axes with projection="3d".
+    """
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(5, 4.6)).add_subplot(projection="3d")
+    views = int(view_index.max()) + 1 if len(view_index) else 0
+    if surface_mm is not None:
+        faint = surface_mm[:: max(1, len(surface_mm) // 4000)]
+        ax.scatter(*faint.T, s=1, c="#cccccc", depthshade=False)
+    ax.scatter(*positions_mm.T, s=5, c=view_index, cmap="viridis", depthshade=False)
+    if camera_centres_mm is not None:
+        ax.scatter(*camera_centres_mm.T, s=40, c=np.arange(len(camera_centres_mm)), cmap="viridis", marker="^")
+    ax.set_title(f"{len(positions_mm):,} remembered patches of {views} views", size=10)
+    for name, axis in zip("xyz", (ax.xaxis, ax.yaxis, ax.zaxis), strict=True):
+        axis.set_label_text(f"{name} [mm]")
+    ax.set_aspect("equal")
+    return ax
+
+
+def _legend(label: str, value: str) -> str:
+    return f"{label}: {value}" if label else value
+
+
+def _unit_square(ax: Any) -> None:
+    ax.set_xlim(-0.01, 1.01)
+    ax.set_ylim(-0.01, 1.02)
