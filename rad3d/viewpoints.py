@@ -81,7 +81,8 @@ def image_size(points_mm: Points, settings: ViewSettings, input_hw: tuple[int, i
     if settings.mm_per_patch is None:
         return input_hw
     _, radius = bounding_sphere(points_mm)
-    tiles = max(1, int(np.ceil(2 * MARGIN * radius / (settings.mm_per_patch * min(input_hw) / patch) - 1e-6)))
+    across = 2 * MARGIN * radius / np.cos(FIELD_OF_VIEW / 2)  # at the depth of the part's middle
+    tiles = max(1, int(np.ceil(across / (settings.mm_per_patch * min(input_hw) / patch) - 1e-6)))
     return input_hw[0] * tiles, input_hw[1] * tiles
 
 
@@ -105,7 +106,7 @@ def choose_viewpoints(scan: Scan, settings: ViewSettings, input_hw: tuple[int, i
         cameras = cameras_from(directions(settings.count), surface.points_mm, size_hw)
     everywhere = _seen(renderer, surface.points_mm, surface.normals, candidates)
     chosen = _seen(renderer, surface.points_mm, surface.normals, cameras)
-    return Viewpoints(cameras, np.concatenate([everywhere, chosen]).any(axis=0), chosen.sum(axis=0))
+    return Viewpoints(cameras, np.asarray(np.concatenate([everywhere, chosen]).any(axis=0)), chosen.sum(axis=0))
 
 
 def _seen(renderer: Renderer, points_mm: Points, normals: Points, cameras: tuple[Camera, ...]) -> np.ndarray:
@@ -114,15 +115,14 @@ def _seen(renderer: Renderer, points_mm: Points, normals: Points, cameras: tuple
 
 
 def _greedy(seen: np.ndarray, area: Values, count: int) -> list[int]:
-    """Rows of `seen` in the order in which they add most area seen by fewer than `NEEDED_VIEWS`."""
-    possible = np.minimum(seen.sum(axis=0), NEEDED_VIEWS)
-    have = np.zeros(seen.shape[1], int)
+    """Rows of `seen` (candidates, n) in the order in which they add most area seen by fewer than `NEEDED_VIEWS`."""
+    need = np.minimum(seen.sum(axis=0), NEEDED_VIEWS)
+    left = need.copy()
+    enough = ENOUGH * area[need > 0].sum()
     chosen: list[int] = []
-    while len(chosen) < min(count, len(seen)):
-        if (area * np.minimum(have, possible)).sum() >= ENOUGH * (area * possible).sum():
-            break
-        gain = seen @ (area * (have < possible))
+    while len(chosen) < min(count, len(seen)) and area[(need > 0) & (left <= 0)].sum() < enough:
+        gain = seen @ (area * (left > 0))
         gain[chosen] = -1.0
         chosen.append(int(gain.argmax()))
-        have += seen[chosen[-1]]
+        left -= seen[chosen[-1]]
     return chosen
