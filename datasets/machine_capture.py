@@ -200,7 +200,7 @@ class _Stage:
         starts = points + np.float32(0.01) * normals
         azimuth = np.degrees(np.arctan2(*(eye - self.middle)[1::-1]))
         light = _lamp_directions(azimuth, lamp, len(rays), rng)
-        lit = lamp.power * ~self._shadowed(starts, light)
+        lit = np.float32(lamp.power) * ~self._shadowed(starts, light)
         radiance = self._table(points) * _irradiance(normals, light, lit, azimuth, lamp)[:, None]
         printed = self._printed(points[part], mesh.normals_at(seen_face, barycentric, seen_rays))
         halfway = np.clip(np.einsum("ni,ni->n", printed, _unit(light[part] - seen_rays)), 0, None)
@@ -263,8 +263,8 @@ class _Stage:
         texture = _table_texture()
         pixels = (there / TABLE_MM * len(texture)).T
         grain = map_coordinates(texture, pixels, order=1, mode="grid-wrap")
-        line = (np.abs((there + 10) % 20 - 10) < 0.35).any(axis=1)
-        shade = np.clip(1 + np.float32(0.55) * grain + np.float32(0.65) * line, 0.05, None)
+        x, y = (np.abs((there + 10) % 20 - 10) < 0.35).T
+        shade = np.clip(1 + np.float32(0.55) * grain + np.float32(0.65) * (x | y), 0.05, None)
         return np.asarray(np.array([0.16, 0.15, 0.135], np.float32) * shade[:, None])
 
 
@@ -315,7 +315,8 @@ def _expose(radiance: np.ndarray, rng: np.random.Generator) -> tuple[Image, Mask
     signal = np.clip(light + rng.standard_normal(light.shape, dtype=np.float32) * deviation, 0, 1)
     gamma = np.round(255 * (np.arange(4096) / 4095) ** (1 / 2.2)).astype(np.uint8)
     image = gamma[np.round(4095 * signal).astype(np.int16)]
-    return image, light.max(axis=-1) > IMAGING.saturated
+    brightest = np.maximum(np.maximum(light[..., 0], light[..., 1]), light[..., 2])  # faster than max over an axis of 3
+    return image, brightest > IMAGING.saturated
 
 
 @cache

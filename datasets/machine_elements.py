@@ -24,7 +24,7 @@ import numpy as np
 import trimesh
 from rad3d.datasets.machine_capture import IMAGING, Capture, Imaging, make_capture
 from rad3d.datasets.machine_defects import KINDS, DefectKind
-from rad3d.datasets.machine_layouts import write_mvtec_view, write_raw_view
+from rad3d.datasets.machine_layouts import png_bytes, write_mvtec_view, write_raw_view
 from rad3d.datasets.machine_specimen import DEMO_DEFECTS, DefectLabel, Specimen, make_specimen
 
 from rad3d.errors import DatasetError
@@ -230,11 +230,12 @@ def _write_capture(
     kinds = [label.kind for label in specimen.instances]
     split = {"train": "train/good", "good": "validation/good", "test": f"test/{job.kind}"}[job.folder]
     name = f"{job.part}_C{job.number:03d}_{job.kind.title()}"
-    for track in tracks:
-        for view, instance in zip(capture.views, capture.instances, strict=True):
-            write_raw_view(root / track / "raw" / name / "Nano", f"{name}_Nano_{view.name}", view, instance, kinds)
-            stem = f"{IMAGING.views * job.number + int(view.name):03d}"
-            write_mvtec_view(root / track / "mvtec" / job.part / split, stem, view, instance)
+    for number, (view, instance) in enumerate(zip(capture.views, capture.instances, strict=True)):
+        image, stem = png_bytes(view.image), f"{IMAGING.views * job.number + number:03d}"
+        for track in tracks:
+            raw = root / track / "raw" / name / "Nano"
+            write_raw_view(raw, f"{name}_Nano_{view.name}", view, image, instance, kinds)
+            write_mvtec_view(root / track / "mvtec" / job.part / split, stem, view, image, instance)
     return {
         "intrinsics": capture.cameras[0].intrinsics.tolist(),
         "part_from_camera": [camera.part_from_camera.tolist() for camera in capture.cameras],
