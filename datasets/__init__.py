@@ -19,6 +19,7 @@ DATASETS: dict[str, str] = {
     "mvtec3d": "rad3d.datasets.mvtec3d",
     "real3d": "rad3d.datasets.real3d",
     "shapenet_anomaly": "rad3d.datasets.shapenet_anomaly",
+    "machine_elements": "rad3d.datasets.machine_tracks",
     "folder": "rad3d.datasets.folder",
 }
 """Loaders by name: modules with INFO and load(root, choice), imported when first asked for."""

@@ -12,6 +12,7 @@ specimens have trained; `specimen` needs a map of files to specimens (`--specime
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def _a_fifth_to_test(samples: list[Sample]) -> list[Sample]:
 
 
 def _by_specimen(root: Path, samples: list[Sample], choice: Choice) -> list[Sample]:
-    """Group the views of each specimen into one sample, then split by specimen."""
+    """Group the views of each specimen, then split by specimen."""
     if choice.specimens is None:
         raise DatasetError(
             root,
@@ -177,14 +178,23 @@ def _by_specimen(root: Path, samples: list[Sample], choice: Choice) -> list[Samp
             got="none",
             remedy="give --specimens map.csv (rows file,specimen), use the raw layout, or protocol rad",
         )
-    specimen_of = read_specimen_map(choice.specimens)
+    return _split_by_specimen(root, grouped_by_specimen(root, samples, choice.specimens))
+
+
+def grouped_by_specimen(root: Path, samples: Sequence[Sample], specimens: Path) -> list[Sample]:
+    """The views of each specimen as one sample, in the split of its first view.
+
+    Raises:
+        DatasetError: an image that the map does not name.
+    """
+    specimen_of = read_specimen_map(specimens)
     groups: dict[tuple[str, str, int], list[Sample]] = defaultdict(list)
     for sample in samples:
         file = sample.views[0].image
         name = next((specimen_of[key] for key in _keys(root, sample.part, file) if key in specimen_of), None)
         if name is None:
             raise DatasetError(
-                choice.specimens,
+                specimens,
                 expected="the specimen of every image",
                 got=f"none for {file.relative_to(root)}",
                 remedy="add the row",
@@ -199,7 +209,7 @@ def _by_specimen(root: Path, samples: list[Sample], choice: Choice) -> list[Samp
         grouped.append(
             replace(members[0], specimen=name, views=views, defect_type="+".join(kinds) if label else "good")
         )
-    return _split_by_specimen(root, grouped)
+    return grouped
 
 
 def _keys(root: Path, part: str, file: Path) -> tuple[str, str]:

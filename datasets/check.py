@@ -119,6 +119,8 @@ def detect(root: Path) -> str:
     """
     if not root.is_dir():
         raise DatasetError(root, expected="the folder of a data set", got="no such folder", remedy="check the path")
+    if (root / "machine_elements.json").is_file():
+        return "machine_elements"
     if is_raw(root):
         return "adam3d"
     try:
@@ -150,8 +152,12 @@ def _raw_samples(root: Path) -> list[Sample]:
 
 
 def _check_sample(sample: Sample) -> _Met:
-    for files in sample.views:
-        yield from _check_view(sample, files)
+    met = [(files, trap, where) for files in sample.views for trap, where in _check_view(sample, files)]
+    empty = {files.name for files, trap, _ in met if trap == "empty mask"}
+    some_marked = len(empty) < sum(bool(files.masks) for files in sample.views)
+    for _, trap, where in met:
+        if trap != "empty mask" or len(sample.views) == 1 or not some_marked:  # a defect need not be in every view
+            yield trap, where
     if sample.views or sample.scan is None:
         return
     try:

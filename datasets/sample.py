@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test"]
 Protocol = Literal["rad", "anomalib", "specimen"]
+Track = Literal["meshes", "clouds", "captures", "extreme"]
 
 GOOD_NAMES = {"good", "ok", "normal", "positive"}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -62,6 +63,7 @@ class Choice:
         sensor: part of the name of the sensor's folder; only 3D-ADAM raw has several.
         specimens: a CSV file with rows `file,specimen` where file names do not tell the specimen.
         unit: of the coordinates, where it is not what the data set's description says.
+        track: of machine_elements.
     """
 
     parts: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ class Choice:
     sensor: str = "Nano"
     specimens: Path | None = None
     unit: Unit | None = None
+    track: Track = "captures"
 
     def wants(self, part: str) -> bool:
         """Whether a part is among the wanted ones."""

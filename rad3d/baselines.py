@@ -1,0 +1,464 @@
+"""What can be evaluated: RAD as published, RAD cropped to the part, rad3d itself, and geometry alone.
+
+A method learns from the good samples of one or of all parts, then predicts one test sample at a time. Predictions are
+written to disk, so that metrics can be computed again without inference.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from rad3d.arrays import Image, Mask, Points, ScoreMap, Values
+from rad3d.datasets.sample import Sample
+from rad3d.errors import RegistrationError, ResultError, ScanError, SettingsError
+from rad3d.files import atomic_folder
+from rad3d.inspector import Inspector, Track
+from rad3d.scan import Scan
+from rad3d.settings import RetrievalSettings, Settings
+from rad3d.view import View
+
+_log = logging.getLogger(__name__)
+
+MethodName = Literal["rad", "rad-roi", "rad3d", "deviation"]
+Box = tuple[float, float, float, float]
+"""Left, top, width, height as shares of an image; may reach beyond it."""
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+RAD_CROP: Box = (1 / 16, 1 / 16, 7 / 8, 7 / 8)
+"""What the middle 448 of 512 pixels show."""
+RAD_RETRIEVAL = RetrievalSettings(views_by="descriptor", k_views=48, pos_radius=1)
+"""Of RAD on 3D-ADAM; on other sets the same."""
+TOP_SHARE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class ViewPrediction:
+    """Scores of one view.
+
+    Args:
+        name: the view's.
+        score: of the image as a whole.
+        scores: (h, w) float32, NaN = not inspected.
+        box: what of the image the map shows.
+        part: (H, W) pixels of the image that show the part, None where no cloud tells.
+    """
+
+    name: str
+    score: float
+    scores: ScoreMap
+    box: Box = WHOLE
+    part: Mask | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a method says of one sample.
+
+    Args:
+        score: of the specimen; NaN when it failed.
+        complete: False when the verdict is incomplete, or inspection failed.
+        reason: why not complete.
+        views: per view.
+        points: (n,) scores of the scan's vertices in file order, NaN = not inspected; None for images.
+        areas_mm2: (n,) the surface each vertex stands for.
+        threshold: the calibrated point threshold, NaN without one.
+        fails: the calibrated verdict, None without one.
+        centroids_mm: (d, 3) of the defects found.
+        defect_areas_mm2: (d,).
+    """
+
+    score: float
+    complete: bool = True
+    reason: str = ""
+    views: tuple[ViewPrediction, ...] = ()
+    points: Values | None = None
+    areas_mm2: Values | None = None
+    threshold: float = np.nan
+    fails: bool | None = None
+    centroids_mm: Points | None = None
+    defect_areas_mm2: Values | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write it, all or nothing."""
+        import tifffile
+        from PIL import Image as PilImage
+
+        header: dict[str, Any] = {
+            "score": None if np.isnan(self.score) else self.score,
+            "complete": self.complete,
+            "reason": self.reason,
+            "threshold": None if np.isnan(self.threshold) else self.threshold,
+            "fails": self.fails,
+            "views": [{"name": v.name, "score": _none(v.score), "box": v.box} for v in self.views],
+            "centroids_mm": None if self.centroids_mm is None else self.centroids_mm.tolist(),
+            "defect_areas_mm2": None if self.defect_areas_mm2 is None else self.defect_areas_mm2.tolist(),
+        }
+        with atomic_folder(folder) as new:
+            for view in self.views:
+                tifffile.imwrite(new / f"{view.name}.tiff", view.scores.astype(np.float32), compression="zlib")
+                if view.part is not None:
+                    PilImage.fromarray(view.part).save(new / f"{view.name}.part.png")
+            if self.points is not None and self.areas_mm2 is not None:
+                np.save(new / "points.npy", np.stack([self.points, self.areas_mm2]).astype(np.float32))
+            (new / "prediction.json").write_text(json.dumps(header, allow_nan=False) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> "Prediction":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: nothing there, or damaged.
+        """
+        import tifffile
+        from PIL import Image as PilImage
+
+        try:
+            header = json.loads((folder / "prediction.json").read_text())
+            views = []
+            for view in header["views"]:
+                part = folder / f"{view['name']}.part.png"
+                views.append(
+                    ViewPrediction(
+                        view["name"],
+                        _nan(view["score"]),
+                        tifffile.imread(folder / f"{view['name']}.tiff"),
+                        tuple(view["box"]),
+                        np.asarray(PilImage.open(part)) > 0 if part.exists() else None,
+                    )
+                )
+            points = np.load(folder / "points.npy") if (folder / "points.npy").exists() else (None, None)
+            found = header["centroids_mm"]
+            return Prediction(
+                score=_nan(header["score"]),
+                complete=header["complete"],
+                reason=header["reason"],
+                views=tuple(views),
+                points=points[0],
+                areas_mm2=points[1],
+                threshold=_nan(header["threshold"]),
+                fails=header["fails"],
+                centroids_mm=None if found is None else np.array(found, float).reshape(-1, 3),
+                defect_areas_mm2=None if found is None else np.array(header["defect_areas_mm2"], float),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ResultError(
+                folder,
+                expected="a prediction",
+                got=f"{type(error).__name__}: {error}",
+                remedy="remove the folder and evaluate again",
+            ) from error
+
+
+def _none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+class Method(Protocol):
+    """Learns from good samples, then judges others."""
+
+    fingerprint: str
+    """What predictions depend on, for people and for resuming."""
+
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+        """Learn; what is learned may be kept in `folder`, so that a second call is quick.
+
+        `bad` is called with the error of each sample that cannot be read; it raises unless they may be skipped.
+        """
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Judge a sample."""
+
+
+class Rad:
+    """RAD on images: float32, whole image squashed (published), or cropped to the part at true aspect (roi).
+
+    Features of the good images stay on disk, row by row, and are read as they are asked for; a fit that was
+    interrupted goes on where it stopped.
+    """
+
+    def __init__(self, settings: Settings, *, roi: bool) -> None:
+        from rad3d.encoder import Encoder
+
+        self._encoder = Encoder.load(replace(settings.encoder, input_hw=(448, 448), precision="float32"))
+        self._roi = roi
+        self._retrieval = replace(RAD_RETRIEVAL, pos_radius=None) if roi else RAD_RETRIEVAL
+        self.fingerprint = f"{self._encoder.fingerprint}{'/roi' if roi else ''}"
+        self.k_views = 0
+
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+        """Encode the good images."""
+        import torch
+
+        from rad3d.memory import Memory
+
+        names = [f"{s.part}/{s.specimen}/{v.name}" for s in samples for v in s.views]
+        _need_images(samples)
+        layers, channels, grid = len(self._encoder.settings.layers), self._encoder.channels, self._encoder.grid_hw
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "rows.json"
+        done = _rows_done(log, self.fingerprint, names)
+        mode: Literal["r+", "w+"] = "r+" if done else "w+"
+        shapes = {"features": (len(names), layers, *grid, channels), "descriptors": (len(names), layers, channels)}
+        stored = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, np.float32, shape)
+            for name, shape in shapes.items()
+        }
+        row = 0
+        for sample in track(samples, "remembering"):
+            rows = range(row, row + len(sample.views))
+            row += len(sample.views)
+            if rows.stop <= len(done):
+                continue
+            try:
+                inputs = [self._look(view) for view in load_views(sample)]
+            except ScanError as error:
+                bad(error)
+                inputs = [None] * len(rows)
+            seen = [i for i, given in enumerate(inputs) if given is not None]
+            cls, patches = self._encode([given[0] for given in inputs if given is not None])
+            for i, one, many in zip(seen, cls, patches, strict=True):
+                stored["descriptors"][rows[i]], stored["features"][rows[i]] = one.numpy(), many.numpy()
+            done = [*done[: rows.start], *(given is not None for given in inputs)]
+            if rows.stop // 8 != rows.start // 8 or rows.stop == len(names):
+                for array in stored.values():
+                    array.flush()
+                log.write_text(json.dumps({"fingerprint": self.fingerprint, "names": names, "done": done}))
+        del stored
+        if not any(done):
+            raise ScanError(folder, expected="good images to learn from", got="none", remedy="check the data set")
+        features, descriptors = (torch.from_numpy(np.load(folder / f"{n}.npy", mmap_mode="c")) for n in shapes)
+        nowhere = np.broadcast_to(np.float32(np.nan), (len(names), *grid, 3))
+        self._memory = Memory(
+            self.fingerprint, (), np.zeros(len(names), int), tuple(names), descriptors, nowhere, nowhere,
+            np.full((len(names), 3), np.nan, np.float32), features,
+        )  # fmt: skip
+        self._allowed = np.array(done, bool)
+        self.k_views = min(self._retrieval.k_views, int(self._allowed.sum()))
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Score every image; the specimen's score is that of its worst image."""
+        import torch
+
+        from rad3d.patches import Patches
+        from rad3d.retrieval import image_score, rad_scores, score_map
+
+        _need_images([sample])
+        views = load_views(sample)
+        inputs = [self._look(view) for view in views]
+        cls, patches = self._encode([given[0] for given in inputs if given is not None])
+        empty = np.empty((len(cls), 0, 0, 3), np.float32)
+        query = Patches(cls, patches, empty, empty, np.full((len(cls), 3), np.nan, np.float32), (), np.arange(len(cls)))
+        grids = rad_scores(query, self._memory, self._retrieval, self._allowed) if len(cls) else torch.empty(0, 1, 1)
+        maps = score_map(grids)
+        found = iter(zip(maps.numpy(), image_score(maps, TOP_SHARE).tolist(), strict=True))
+        predicted = []
+        for view, given in zip(views, inputs, strict=True):
+            scores, score = next(found) if given is not None else (np.full((1, 1), np.nan, np.float32), np.nan)
+            box = WHOLE if given is None else given[1]
+            predicted.append(ViewPrediction(view.name, score, scores, box, part_of(view)))
+        known = [view.score for view in predicted if not np.isnan(view.score)]
+        return Prediction(
+            score=max(known, default=np.nan),
+            complete=bool(known),
+            reason="" if known else "no view shows the part",
+            views=tuple(predicted),
+        )
+
+    def _encode(self, images: Sequence[Image]) -> tuple[Any, Any]:
+        """Unit CLS tokens (n, l, c) and patch tokens (n, l, h, w, c)."""
+        from torch.nn.functional import normalize
+
+        tokens = self._encoder.encode(np.stack(images) if images else np.empty((0, 448, 448, 3), np.uint8))
+        return normalize(tokens.cls, dim=-1), normalize(tokens.patches, dim=-1)
+
+    def _look(self, view: View) -> tuple[Image, Box] | None:
+        """The encoder's input and what of the image it shows; None when the part is not in the image."""
+        from rad3d.encoder import rad_input
+        from rad3d.patches import cut, windows_of
+
+        if not self._roi:
+            return rad_input(view.image), RAD_CROP
+        part = part_of(view)
+        if part is not None and view.points_mm is not None:
+            view = replace(view, points_mm=np.where(part[..., None], view.points_mm, np.float32(np.nan)))
+        windows = windows_of(view, (448, 448), self._encoder.patch_size, None)
+        if not windows:
+            return None
+        (window,) = windows
+        height, width = view.size_hw
+        box = (window.left / width, window.top / height, window.width / width, window.height / height)
+        return cut(view, window, (448, 448)), box
+
+
+def _rows_done(log: Path, fingerprint: str, names: list[str]) -> list[bool]:
+    """Which rows an earlier fit of the same images wrote; [] when it was another."""
+    try:
+        found = json.loads(log.read_text())
+        same = found["fingerprint"] == fingerprint and found["names"] == names
+        return list(found["done"]) if same else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _need_images(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        if not sample.views:
+            raise SettingsError(
+                f"{sample.part}/{sample.specimen}",
+                expected="photographs for this method",
+                got=f"{sample.scan}",
+                remedy="choose --method rad3d, which renders views of meshes and clouds",
+            )
+
+
+def load_views(sample: Sample) -> tuple[View, ...]:
+    """The sample's views in the order of `sample.views`."""
+    views = {view.name: view for view in sample.load_scan().views}
+    return tuple(views[files.name] for files in sample.views)
+
+
+def part_of(view: View) -> Mask | None:
+    """The pixels that show the part; None for an image without a cloud."""
+    from rad3d.segment import foreground
+
+    if view.points_mm is None:
+        return None
+    try:
+        return foreground(view)
+    except RegistrationError as error:
+        _log.warning("%s: all pixels with a point count as the part: %s", view.name, error)
+        return view.mask
+
+
+class Inspectors:
+    """rad3d itself: one inspector, of the samples' part."""
+
+    def __init__(self, settings: Settings) -> None:
+        from rad3d.encoder import Encoder
+
+        self._settings = settings
+        self.fingerprint = Encoder.load(settings.encoder).fingerprint
+
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+        """Fit and save, or load what an earlier run saved."""
+        if (folder / "inspector.json").exists():
+            self._inspector = Inspector.load(folder)
+            return
+        scans = list(_readable(samples, bad))
+        nominal = _nominal(samples)
+        part = samples[0].part
+        self._inspector = Inspector.fit(scans, self._settings, part=part, nominal=nominal, track=track)
+        self._inspector.save(folder)
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Inspect; a specimen that cannot be registered or judged is incomplete."""
+        scan = sample.load_scan()
+        try:
+            found = self._inspector.inspect(scan)
+        except (RegistrationError, ScanError) as error:
+            return _failed(scan, str(error))
+        parts = {view.name: part_of(view) for view in scan.views}
+        views = tuple(
+            ViewPrediction(v.name, _top_mean(v.score), v.score, WHOLE, parts[v.name])
+            for v in found.views
+            if v.name in parts
+        )
+        return Prediction(
+            score=found.score,
+            complete=found.verdict != "incomplete",
+            reason=found.reason,
+            views=views,
+            points=None if scan.views else found.points.anomaly_score,
+            areas_mm2=None if scan.views else vertex_areas(scan),
+            threshold=found.point_threshold,
+            fails=found.verdict == "fail",
+            centroids_mm=np.array([d.centroid_mm for d in found.defects], float).reshape(-1, 3),
+            defect_areas_mm2=np.array([d.area_mm2 for d in found.defects], float),
+        )
+
+
+class Deviation:
+    """Geometry alone: distance to the nominal, or to the first good specimen; scans must be in the part frame."""
+
+    fingerprint = "deviation"
+
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+        """Take the reference."""
+        from rad3d.deviation import ReferenceShape
+
+        reference = _nominal(samples) or next(_readable(samples, bad), None)
+        if reference is None or reference.views:
+            raise SettingsError(
+                "deviation",
+                expected="a nominal, or good specimens that are meshes or clouds",
+                got="captured views" if reference is not None else "none",
+                remedy="use --method rad3d, which registers and merges views",
+            )
+        self._shape = ReferenceShape(reference.surface)
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Absolute distance per vertex; the specimen's score is the mean of the largest hundredth."""
+        scan = sample.load_scan()
+        points = np.abs(self._shape.signed_distance(scan.surface.points_mm))[scan.surface_from_vertex]
+        return Prediction(score=_top_mean(points), points=points, areas_mm2=vertex_areas(scan))
+
+
+def method_named(name: MethodName, settings: Settings) -> Method:
+    """The method with that name."""
+    makers: dict[MethodName, Callable[[], Method]] = {
+        "rad": lambda: Rad(settings, roi=False),
+        "rad-roi": lambda: Rad(settings, roi=True),
+        "rad3d": lambda: Inspectors(settings),
+        "deviation": Deviation,
+    }
+    return makers[name]()
+
+
+def _readable(samples: Sequence[Sample], bad: Callable[[ScanError], None]) -> Iterator[Scan]:
+    for sample in samples:
+        try:
+            yield sample.load_scan()
+        except ScanError as error:
+            bad(error)
+
+
+def _nominal(samples: Sequence[Sample]) -> Scan | None:
+    from rad3d.io import read_scan
+
+    path = samples[0].nominal if samples else None
+    return None if path is None else read_scan(path, unit=samples[0].unit)
+
+
+def _failed(scan: Scan, reason: str) -> Prediction:
+    """Nothing inspected: every labelled place counts as missed."""
+    views = tuple(
+        ViewPrediction(view.name, np.nan, np.full((1, 1), np.nan, np.float32), WHOLE, part_of(view))
+        for view in scan.views
+    )
+    points = None if scan.views else np.full(len(scan.vertices_mm), np.nan, np.float32)
+    areas = None if scan.views else vertex_areas(scan)
+    return Prediction(
+        np.nan, False, reason, views, points, areas, centroids_mm=np.empty((0, 3)), defect_areas_mm2=np.empty(0)
+    )
+
+
+def vertex_areas(scan: Scan) -> Values:
+    """(n,) mm² that each vertex of the file stands for; vertices at one place share it."""
+    share = np.bincount(scan.surface_from_vertex, minlength=len(scan.surface.points_mm))
+    return np.asarray((scan.surface.areas_mm2 / np.maximum(share, 1))[scan.surface_from_vertex])
+
+
+def _top_mean(scores: np.ndarray) -> float:
+    """Mean of the largest hundredth of what was inspected, as RAD scores an image."""
+    known = scores[np.isfinite(scores)]
+    count = max(1, int(known.size * TOP_SHARE))
+    return float(np.partition(known, known.size - count)[-count:].mean()) if known.size else np.nan

@@ -1,0 +1,415 @@
+"""A data set through a method: predictions on disk, and tables and curves from them.
+
+`evaluate` writes into its output folder
+    run.json          what was run: data, protocol, method, settings, fingerprint, versions, commit
+    memory/           what was learned
+    predictions/      one folder a test sample; a run that was killed continues behind the last one
+    results.json .csv .md, curves/<part>.png, worst.png
+"""
+
+import json
+import logging
+import math
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rad3d.baselines import Method, MethodName, Prediction, Rad, method_named
+from rad3d.datasets import dataset_root, load_samples
+from rad3d.datasets.sample import Choice, Sample
+from rad3d.errors import DatasetError, Rad3dError, ResultError, ScanError, UnitError
+from rad3d.files import atomic_file
+from rad3d.inspector import Track, silently
+from rad3d.io import specimen_name
+from rad3d.scoring import AUTHORS, PartScores, score_part
+from rad3d.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+MemoryScope = Literal["unified", "per-part"]
+
+PUBLISHED: dict[tuple[str, str, str, str], dict[str, float]] = {
+    ("adam3d", "rad", "rad", "dinov3-b"): {f"{AUTHORS} F1-max": 0.325},
+}
+"""Means over all categories as the authors print them, by data set, protocol, method and encoder."""
+ADAM_CATEGORIES = 23
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Metrics of all parts.
+
+    Args:
+        title: what the method may be called.
+        parts: metrics by part, then by column; NaN where undefined.
+        mean: plain mean over the parts where a metric is defined.
+        published: of the authors, where data, protocol, method and encoder are the same.
+        run: everything in run.json.
+        skipped: files that could not be read.
+    """
+
+    title: str
+    parts: Mapping[str, Mapping[str, float]]
+    mean: Mapping[str, float]
+    published: Mapping[str, float]
+    run: Mapping[str, Any]
+    skipped: Sequence[str]
+
+    @property
+    def columns(self) -> list[str]:
+        """All metrics, in order."""
+        return list(dict.fromkeys(column for values in self.parts.values() for column in values))
+
+    def rows(self, columns: Sequence[str] | None = None) -> list[list[str]]:
+        """The table as text: parts, mean and published numbers; undefined metrics as "undefined"."""
+        wanted = self.columns if columns is None else list(columns)
+        lines: list[tuple[str, Mapping[str, float]]] = [*self.parts.items(), ("mean", self.mean)]
+        lines += [("published", self.published)] if self.published else []
+        return [["part", *wanted]] + [[name, *(_text(values.get(c)) for c in wanted)] for name, values in lines]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; None where undefined."""
+        return {
+            "title": self.title,
+            "run": dict(self.run),
+            "parts": {part: _clean(values) for part, values in self.parts.items()},
+            "mean": _clean(self.mean),
+            "published": dict(self.published),
+            "skipped": list(self.skipped),
+        }
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return ""
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:g}" if value == round(value) and abs(value) > 1 else f"{value:.4f}"
+
+
+def _clean(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
+
+
+def evaluate(
+    dataset: str,
+    output: str | Path,
+    *,
+    root: str | Path | None = None,
+    choice: Choice | None = None,
+    method: MethodName = "rad3d",
+    settings: Settings | None = None,
+    memory: MemoryScope | None = None,
+    skip_bad: bool = False,
+    track: Track = silently,
+) -> Evaluation:
+    """Run a method on a data set and measure it; a second run with the same arguments continues the first.
+
+    Args:
+        dataset: a name in `rad3d.datasets.DATASETS`.
+        output: folder for everything.
+        root: where the set is; None = `$RAD3D_DATA/<dataset>`.
+        choice: parts, protocol, sensor.
+        method: rad, rad-roi, rad3d or deviation.
+        settings: of the inspector; rad takes its encoder from it.
+        memory: one for all parts (what RAD's authors do; default of rad and rad-roi) or one per part.
+        skip_bad: leave files out that cannot be read, and count them, instead of stopping.
+        track: shows progress.
+
+    Raises:
+        DatasetError: the set is not there, or not as its format says.
+        ScanError: a file cannot be read (without `skip_bad`).
+        ResultError: the output holds another run.
+    """
+    choice, settings, output = choice or Choice(), settings or Settings(), Path(output)
+    folder = dataset_root(dataset, root)
+    samples = load_samples(dataset, folder, choice)
+    runner = method_named(method, settings)
+    scope: MemoryScope = memory or ("unified" if method in ("rad", "rad-roi") else "per-part")
+    run = _describe(dataset, folder, choice, method, settings, scope, runner, samples)
+    skipped = _Skipped(output, skip_bad)
+    _begin(output, run)
+    if method in ("rad", "rad-roi") and not any(view.cloud for sample in samples for view in sample.views):
+        _log.warning("%s has no clouds: only the images are used", folder)
+
+    parts = sorted({sample.part for sample in samples})
+    for group in [parts] if scope == "unified" else [[part] for part in parts]:
+        _predict(group, samples, runner, output, scope, skipped, track)
+    k_views = runner.k_views if isinstance(runner, Rad) and runner.k_views else None
+
+    scores: dict[str, PartScores] = {}
+    for part in track(parts, "measuring"):
+        test = [s for s in samples if s.part == part and s.split == "test" and _folder(output, s).is_dir()]
+        scores[part] = score_part([(sample, _loader(output, sample)) for sample in test])
+    result = Evaluation(
+        title=_title(method, settings.encoder.name),
+        parts={part: score.values for part, score in scores.items()},
+        mean=_mean([score.values for score in scores.values()]),
+        published=_published(dataset, choice, method, settings, parts, scope),
+        run={**run, "k_views": k_views},
+        skipped=skipped.files,
+    )
+    write(result, output)
+    _figures(result, scores, samples, output)
+    return result
+
+
+def _predict(
+    parts: Sequence[str],
+    samples: Sequence[Sample],
+    runner: Method,
+    output: Path,
+    scope: MemoryScope,
+    skipped: "_Skipped",
+    track: Track,
+) -> None:
+    """Learn from the parts' good samples, then predict what no earlier run predicted."""
+    test = [s for s in samples if s.part in parts and s.split == "test"]
+    todo = [s for s in test if not _folder(output, s).is_dir() and _key(s) not in skipped.samples]
+    if not todo:
+        return
+    train = [s for s in samples if s.part in parts and s.split == "train"]
+    if not train:
+        raise DatasetError(
+            ", ".join(parts), expected="good samples to learn from", got="none", remedy="check --parts and --protocol"
+        )
+    group = "all" if scope == "unified" else specimen_name(parts[0])
+    runner.fit(train, output / "memory" / group, track, skipped.add)
+    for sample in track(todo, "predicting"):
+        try:
+            sample.load_view_labels()  # a damaged mask should be known now, not after all predictions
+            prediction = runner.predict(sample)
+        except (ScanError, UnitError, DatasetError) as error:
+            skipped.add(error, _key(sample))
+            continue
+        prediction.save(_folder(output, sample))
+
+
+class _Skipped:
+    """Files that could not be read, remembered in the output so that a second run leaves them out too."""
+
+    def __init__(self, output: Path, allowed: bool) -> None:
+        self._path, self._allowed = output / "skipped.json", allowed
+        found = json.loads(self._path.read_text()) if allowed and self._path.exists() else {}
+        self.files: list[str] = found.get("files", [])
+        self.samples: list[str] = found.get("samples", [])
+
+    def add(self, error: Rad3dError, sample: str | None = None) -> None:
+        """Note a file, and the test sample that has no prediction because of it; or raise."""
+        if not self._allowed:
+            raise error
+        _log.warning("left out: %s", error)
+        self.files += [error.source] if error.source not in self.files else []
+        self.samples += [sample] if sample is not None else []
+        with atomic_file(self._path) as new:
+            new.write_text(json.dumps({"files": self.files, "samples": self.samples}))
+
+
+def _key(sample: Sample) -> str:
+    return f"{sample.part}/{sample.specimen}"
+
+
+def _folder(output: Path, sample: Sample) -> Path:
+    return output / "predictions" / specimen_name(sample.part) / specimen_name(sample.specimen)
+
+
+def _loader(output: Path, sample: Sample) -> Callable[[], Prediction]:
+    return lambda: Prediction.load(_folder(output, sample))
+
+
+def _describe(
+    dataset: str,
+    root: Path,
+    choice: Choice,
+    method: MethodName,
+    settings: Settings,
+    scope: MemoryScope,
+    runner: Method,
+    samples: Sequence[Sample],
+) -> dict[str, Any]:
+    """What a run is; two runs that differ in it must not share predictions."""
+    chosen = {**asdict(choice), "specimens": None if choice.specimens is None else str(choice.specimens)}
+    return {
+        "dataset": dataset,
+        "root": str(root.resolve()),
+        "choice": {**chosen, "parts": list(choice.parts)},
+        "method": method,
+        "memory": scope,
+        "fingerprint": runner.fingerprint,
+        "settings": settings.to_dict(),
+        "samples": {split: sum(s.split == split for s in samples) for split in ("train", "validation", "test")},
+        "versions": {name: _version(name) for name in ("rad3d", "torch", "timm", "numpy")},
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str | None:
+    """The commit of rad3d's own source tree, None when installed from a wheel."""
+    git = shutil.which("git")
+    here = Path(__file__).resolve().parent
+    if git is None or not (here.parent / ".git").exists():
+        return None
+    found = subprocess.run([git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+_MAY_DIFFER = ("versions", "commit")
+
+
+def _begin(output: Path, run: Mapping[str, Any]) -> None:
+    """Write run.json, or see that the output holds the same run."""
+    path = output / "run.json"
+    as_stored = json.loads(json.dumps(run))
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            found = {}
+        differing = [k for k in as_stored if k not in _MAY_DIFFER and found.get(k) != as_stored[k]]
+        if differing:
+            raise ResultError(
+                path,
+                expected="an unfinished or finished run of the same kind, or an empty folder",
+                got=f"a run with another {', '.join(differing)}",
+                remedy="choose another output folder",
+            )
+        return
+    with atomic_file(path) as new:
+        new.write_text(json.dumps(as_stored, indent=1) + "\n")
+
+
+def _title(method: MethodName, encoder: str) -> str:
+    """RAD is called RAD only with its own encoder.
+
+    >>> _title("rad", "dinov3-b"), _title("rad", "clip-b16-q8"), _title("rad-roi", "clip-b16-q8")
+    ('RAD', 'RAD (clip-b16-q8)', 'RAD cropped to the part (clip-b16-q8)')
+    """
+    if method in ("rad", "rad-roi"):
+        name = "RAD" if method == "rad" else "RAD cropped to the part"
+        return name if encoder == "dinov3-b" else f"{name} ({encoder})"
+    return f"rad3d ({encoder})" if method == "rad3d" else method
+
+
+def _published(
+    dataset: str, choice: Choice, method: MethodName, settings: Settings, parts: Sequence[str], scope: MemoryScope
+) -> Mapping[str, float]:
+    """The authors' numbers when everything that makes them comparable is the same."""
+    comparable = (
+        scope == "unified"
+        and len(parts) == ADAM_CATEGORIES
+        and settings.encoder == replace(settings.encoder, layers=(), input_hw=(448, 448))
+    )
+    key = (dataset, choice.protocol, method, settings.encoder.name)
+    return PUBLISHED.get(key, {}) if comparable else {}
+
+
+def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Plain mean over the parts where a metric is defined, NaN where it is nowhere."""
+    columns = dict.fromkeys(column for values in parts for column in values)
+    result = {}
+    for column in columns:
+        known = [values[column] for values in parts if column in values and not math.isnan(values[column])]
+        result[column] = float(np.mean(known)) if known else math.nan
+    return result
+
+
+def write(result: Evaluation, output: Path) -> None:
+    """results.json, results.csv and results.md."""
+    import csv
+
+    rows = result.rows()
+    with atomic_file(output / "results.json") as new:
+        new.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
+    with atomic_file(output / "results.csv") as new, new.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    lines = [f"# {result.title} on {result.run['dataset']}", ""]
+    if len(rows) > 2:  # metrics downwards: there are more of them than parts
+        turned = list(zip(*rows, strict=True))
+        lines += ["| " + " | ".join(turned[0]) + " |", "|---" * len(turned[0]) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in turned[1:]]
+    lines += [
+        "",
+        "F1-max is chosen on the test set: an upper bound. Means are over the parts where a metric is defined.",
+    ]
+    if result.skipped:
+        lines += ["", f"{len(result.skipped)} files could not be read and were left out."]
+    with atomic_file(output / "results.md") as new:
+        new.write_text("\n".join(lines) + "\n")
+
+
+def _figures(result: Evaluation, scores: Mapping[str, PartScores], samples: Sequence[Sample], output: Path) -> None:
+    """Curves per part, and the worst misses and false alarms."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    for part, score in scores.items():
+        if not score.curves:
+            continue
+        figure = Figure(figsize=(12, 4), layout="constrained")
+        for axes, (x, y) in zip(figure.subplots(1, 3), _CURVES, strict=True):
+            for name, curve in score.curves.items():
+                axes.plot(curve[x], curve[y], label=name)
+            axes.set(xlabel=x.replace("_", " "), ylabel=y, xlim=(0, 0.3 if y == "overlap" else 1), ylim=(0, 1.02))
+        axes.legend(fontsize=7, frameon=False)
+        figure.suptitle(f"{result.title}, {part}")
+        _save(FigureCanvasAgg(figure), output / "curves" / f"{specimen_name(part)}.png")
+    _worst(result, [s for s in samples if s.split == "test" and _folder(output, s).is_dir()], output)
+
+
+_CURVES = (("false_positive_rate", "recall"), ("recall", "precision"), ("false_positive_rate", "overlap"))
+_WORST = 4
+
+
+def _worst(result: Evaluation, samples: Sequence[Sample], output: Path) -> None:
+    """Lowest defective and highest good specimens: the view that scored highest, with its map."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from rad3d.captured import read_image
+    from rad3d.scoring import on_image
+
+    judged = [(sample, Prediction.load(_folder(output, sample))) for sample in samples if sample.views]
+    misses = sorted((j for j in judged if j[0].label), key=lambda j: _or(j[1].score, -np.inf))[:_WORST]
+    alarms = sorted((j for j in judged if not j[0].label), key=lambda j: -_or(j[1].score, np.inf))[:_WORST]
+    if not misses and not alarms:
+        return
+    figure = Figure(figsize=(3 * _WORST, 11), layout="constrained")
+    grid = figure.subplots(4, _WORST, squeeze=False)
+    for axes in grid.ravel():
+        axes.axis("off")
+    highest = max(
+        (_or(float(np.nanmax(v.scores, initial=0)), 0) for _, p in misses + alarms for v in p.views), default=1
+    )
+    for row, chosen, what in ((0, misses, "missed"), (2, alarms, "false alarm")):
+        for column, (sample, prediction) in enumerate(chosen):
+            index = max(range(len(prediction.views)), key=lambda i, v=prediction.views: _or(v[i].score, -np.inf))  # type: ignore[misc]
+            image, view = read_image(sample.views[index].image), prediction.views[index]
+            grid[row, column].imshow(image)
+            grid[row, column].set_title(f"{what}: {sample.part}\n{sample.specimen} {prediction.score:.3f}", fontsize=8)
+            grid[row + 1, column].imshow(
+                on_image(view.scores, view.box, image.shape[:2]), vmin=0, vmax=highest, cmap="magma"
+            )
+    figure.suptitle(f"{result.title}: worst misses and false alarms")
+    _save(FigureCanvasAgg(figure), output / "worst.png")
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value
+
+
+def _save(canvas: Any, path: Path) -> None:
+    with atomic_file(path) as new:
+        canvas.print_png(str(new))
