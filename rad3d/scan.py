@@ -292,10 +292,19 @@ def _cloud_surface(scan: Scan) -> Surface:
 
 
 def estimate_normals(points: Points, neighbour_index: np.ndarray) -> Points:
-    """Normals of a cloud up to their sign: the direction of least spread among neighbours (n, k)."""
-    spread = points[neighbour_index] - points[neighbour_index].mean(axis=1, keepdims=True)
-    _, vectors = np.linalg.eigh(spread.transpose(0, 2, 1) @ spread)
-    return np.asarray(vectors[:, :, 0])
+    """Normals of a cloud up to their sign, by planes fitted to the neighbours (n, k) of every point.
+
+    A point takes, of its neighbours' planes, the one that fits its neighbours and itself best: beside an edge that
+    is a plane from its own side of the edge, not one across it.
+    """
+    count = neighbour_index.shape[1]
+    middle = points[neighbour_index].mean(axis=1)
+    spread = points[neighbour_index] - middle[:, None]
+    squares, vectors = np.linalg.eigh(spread.transpose(0, 2, 1) @ spread)
+    normals = vectors[:, :, 0]
+    off = np.einsum("nki,nki->nk", points[:, None] - middle[neighbour_index], normals[neighbour_index])
+    best = (squares[:, 0][neighbour_index] / count + off**2).argmin(axis=1)
+    return np.asarray(normals[neighbour_index[np.arange(len(points)), best]])
 
 
 def outwards(points: Points, normals: Points, spacing_mm: float) -> Points:

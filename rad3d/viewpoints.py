@@ -96,16 +96,15 @@ def choose_viewpoints(scan: Scan, settings: ViewSettings, input_hw: tuple[int, i
     size_hw = image_size(surface.points_mm, settings, input_hw, patch)
     renderer = renderer_for(scan)
     candidates = cameras_from(sphere(CANDIDATES), surface.points_mm, size_hw)
-    judged = np.unique(np.linspace(0, len(surface.points_mm) - 1, JUDGED_POINTS).astype(int))
-    seen = _seen(renderer, surface.points_mm[judged], surface.normals[judged], candidates)
+    everywhere = _seen(renderer, surface.points_mm, surface.normals, candidates)
     if settings.placement == "coverage":
-        area = surface.areas_mm2[judged]
-        cameras = tuple(candidates[index] for index in _greedy(seen, area, settings.count))
+        judged = np.unique(np.linspace(0, len(surface.points_mm) - 1, JUDGED_POINTS).astype(int))
+        order = _greedy(everywhere[:, judged], surface.areas_mm2[judged], settings.count)
+        cameras, chosen = tuple(candidates[index] for index in order), everywhere[order]
     else:
         directions = {"sphere": sphere, "hemisphere": hemisphere, "turntable": turntable}[settings.placement]
         cameras = cameras_from(directions(settings.count), surface.points_mm, size_hw)
-    everywhere = _seen(renderer, surface.points_mm, surface.normals, candidates)
-    chosen = _seen(renderer, surface.points_mm, surface.normals, cameras)
+        chosen = _seen(renderer, surface.points_mm, surface.normals, cameras)
     return Viewpoints(cameras, np.asarray(np.concatenate([everywhere, chosen]).any(axis=0)), chosen.sum(axis=0))
 
 

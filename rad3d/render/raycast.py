@@ -18,7 +18,7 @@ from rad3d.view import View
 
 CHUNK = 1 << 16
 """Rays per thread and turn."""
-OFFSET = 1e-4
+CLEARANCE = 1e-4
 """Visibility rays start this share of the part's size above the surface, well over float32's rounding."""
 
 
@@ -32,9 +32,9 @@ class RayCaster:
 
     >>> quad = np.array([[-1.0, -1, 5], [1, -1, 5], [1, 1, 5], [-1, 1, 5]])
     >>> caster = RayCaster(quad, np.array([[0, 1, 2], [0, 2, 3]]))
-    >>> face, distance_mm, barycentric = caster.cast(np.zeros((1, 3)), np.array([[0.1, 0.5, 1.0]]))
+    >>> face, distance_mm, barycentric = caster.cast(np.zeros((1, 3)), np.array([[0.02, 0.1, 1.0]]))
     >>> face, np.round(distance_mm, 4)
-    (array([1]), array([5.6125]))
+    (array([1]), array([5.0259]))
     """
 
     def __init__(self, vertices_mm: Points, faces: Faces, colours: Colours | None = None) -> None:
@@ -48,25 +48,24 @@ class RayCaster:
         caster._build(ShadedMesh.from_scan(scan))
         return caster
 
-    def _build(self, mesh: ShadedMesh) -> None:
+    def _build(self, mesh: ShadedMesh, clearance_mm: float = 0.0) -> None:
         self.mesh = mesh
         used = mesh.vertices_mm[np.unique(mesh.faces)]
         self._centre = (used.min(axis=0) + used.max(axis=0)) / 2
-        self._size = float(np.ptp(used, axis=0).max())
+        self._clearance_mm = max(clearance_mm, CLEARANCE * float(np.ptp(used, axis=0).max()))
         self._scene = EmbreeScene(robust=True)
         local = (mesh.vertices_mm - self._centre).astype(np.float32)
         self._geometry = TriangleMesh(self._scene, local, mesh.faces.astype(np.int32))
         # builds the tree now, so that later calls may come from several threads
         self._scene.run(np.zeros((1, 3), np.float32), np.array([[0, 0, 1]], np.float32), query="OCCLUDED")
 
-    def _run(self, origins: Points, directions: Points, query: Callable[[Any, Any], np.ndarray]) -> list[np.ndarray]:
+    def _run(self, origins: Points, directions: Points, query: Callable[[Any, Any], Any]) -> list[Any]:
         starts = range(0, len(directions), CHUNK)
-        origins = np.broadcast_to(origins, directions.shape)
+        local = np.broadcast_to((origins - self._centre).astype(np.float32), directions.shape)
 
-        def part(start: int) -> np.ndarray:
+        def part(start: int) -> Any:
             rows = slice(start, start + CHUNK)
-            local = np.ascontiguousarray(origins[rows] - self._centre, dtype=np.float32)
-            return query((local, np.ascontiguousarray(directions[rows], dtype=np.float32)), rows)
+            return query((local[rows].copy(), np.ascontiguousarray(directions[rows], dtype=np.float32)), rows)
 
         if len(starts) < 2:
             return [part(start) for start in starts]
@@ -76,11 +75,12 @@ class RayCaster:
     def _cast(self, origins: Points, directions: Points) -> tuple[Indices, Points]:
         def query(rays: Any, rows: Any) -> Any:
             found = self._scene.run(*rays, query="INTERSECT", output=True)
-            return np.stack([found["primID"].astype(np.float64), found["u"], found["v"]], axis=1)
+            return found["primID"].astype(np.int64), np.stack([1 - found["u"] - found["v"], found["u"], found["v"]], 1)
 
-        found = np.concatenate([np.empty((0, 3)), *self._run(origins, directions, query)])
-        u, v = found[:, 1], found[:, 2]
-        return found[:, 0].astype(np.int64), np.stack([1 - u - v, u, v], axis=1)
+        parts = self._run(origins, directions, query)
+        if not parts:
+            return np.empty(0, np.int64), np.empty((0, 3), np.float32)
+        return np.concatenate([face for face, _ in parts]), np.concatenate([weights for _, weights in parts])
 
     def cast(self, origins: Points, directions: Points) -> tuple[Indices, Values, Points]:
         """First hits of rays (n, 3).
@@ -99,28 +99,31 @@ class RayCaster:
         return face, distance, barycentric
 
     def occluded(self, origins: Points, directions: Points, max_distance: float | Values = np.inf) -> Flags:
-        """Whether rays (n, 3) meet any surface within `max_distance` mm. Rays that start on the surface need an offset."""
+        """Whether rays (n, 3) meet any surface within `max_distance` mm; those that start on it need an offset."""
         directions = unit(np.asarray(directions, float))
         limit = np.broadcast_to(np.minimum(max_distance, 1e36), len(directions)).astype(np.float32)
 
         def query(rays: Any, rows: Any) -> Any:
             return self._scene.run(*rays, dists=limit[rows].copy(), query="OCCLUDED") >= 0
 
-        return np.concatenate([np.empty(0, bool), *self._run(origins, directions, query)])
+        found: list[Flags] = self._run(origins, directions, query)
+        return np.concatenate([np.empty(0, bool), *found])
 
     def visible(self, points_mm: Points, normals: Points, camera: Camera, max_incidence: float) -> Flags:
         """Which surface points (n, 3) the camera sees at no more than `max_incidence` radians from their normal."""
         to_camera = camera.centre_mm - points_mm
-        distance = np.linalg.norm(to_camera, axis=1)
-        seen = np.einsum("ni,ni->n", normals, to_camera) >= np.cos(max_incidence) * distance
-        pixels_xy, depth = camera.project(points_mm)
+        facing = np.einsum("ni,ni->n", normals, to_camera)
+        distance = np.sqrt(np.einsum("ni,ni->n", to_camera, to_camera))
+        seen = np.flatnonzero(facing >= np.cos(max_incidence) * distance)
+        pixels_xy, depth = camera.project(points_mm[seen])
         height, width = camera.size_hw
-        with np.errstate(invalid="ignore"):
-            seen &= (depth > 0) & ((pixels_xy >= 0) & (pixels_xy <= (width, height))).all(axis=1)
+        x, y = pixels_xy.T
+        seen = seen[(depth > 0) & (x >= 0) & (x <= width) & (y >= 0) & (y <= height)]
         # off the surface along the normal: the first step towards the camera must not meet the point's own triangle
-        starts = points_mm[seen] + OFFSET * self._size * normals[seen]
-        seen[seen] = ~self.occluded(starts, camera.centre_mm - starts, np.linalg.norm(camera.centre_mm - starts, axis=1))
-        return seen
+        starts = points_mm[seen] + self._clearance_mm * normals[seen]
+        result = np.zeros(len(points_mm), bool)
+        result[seen] = ~self.occluded(starts, camera.centre_mm - starts, distance[seen])
+        return result
 
     def render(self, cameras: Sequence[Camera]) -> list[View]:
         """One view per camera, several at once."""
@@ -128,7 +131,7 @@ class RayCaster:
         def view(number: int) -> View:
             camera = cameras[number]
 
-            def hits(pixels_xy: Pixels) -> tuple[Indices, Points]:
+            def hits(pixels_xy: Pixels, per_side: int) -> tuple[Indices, Points]:
                 return self._cast(camera.centre_mm, pixel_rays(camera, pixels_xy))
 
             return view_of_mesh(self.mesh, camera, hits, f"{number:03d}")

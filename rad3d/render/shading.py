@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rad3d.arrays import Colours, Faces, Indices, Pixels, Points, Values
+from rad3d.arrays import Colours, Faces, Indices, Mask, Pixels, Points, Pose, ScoreMap, Values
 from rad3d.camera import Camera
-from rad3d.geometry import face_normals_areas, inverse, transform_directions, unit
+from rad3d.geometry import face_normals_areas, transform_directions, unit
 from rad3d.scan import Scan, Texture
 from rad3d.view import View
 
 CREASE = 0.5235987755982988
 """Radians between neighbouring triangles (30 degrees) from which an edge is a machined edge and stays sharp."""
-BACKGROUND = 0.0
+BACKGROUND = 0
 GREY = 0.75
 """Albedo of a surface without colours."""
 AMBIENT = 0.2
@@ -28,17 +27,18 @@ WRAP = 0.25
 AA_CONTRAST = 0.02
 """Pixels that differ more than this from a neighbour are sampled 2 x 2 for the image."""
 
-Hits = Callable[[Pixels], tuple[Indices, Points]]
-"""pixels_xy (n, 2) -> face (n,), -1 = background, and barycentric coordinates (n, 3)."""
+Hits = Callable[[Pixels, int], tuple[Indices, Points]]
+"""pixels_xy (n, 2), and how many of them there are along a pixel's side -> face (n,), -1 = background, and
+barycentric coordinates (n, 3). The positions are the centres of pixels of an image so many times finer."""
 
 
-def shade(albedo: Points, normals: Points) -> Points:
-    """Colours 0-1 (n, 3) of surfaces with `normals` in the camera's frame, lit by two soft lights on the camera."""
-    light = np.full(len(normals), AMBIENT, normals.dtype)
-    for direction, strength in LIGHTS:
-        cosine = normals @ unit(np.array(direction)).astype(normals.dtype)
-        light += strength * np.clip((cosine + WRAP) / (1 + WRAP), 0, None)
-    return np.clip(albedo * light[:, None], 0, 1)
+def shade(albedo: Points, normals: Points, part_from_camera: Pose) -> Points:
+    """Colours 0-1 (n, 3) of surfaces with `normals` in the part frame, lit by two soft lights on the camera."""
+    directions = unit(np.array([direction for direction, _ in LIGHTS]))
+    cosine = normals @ transform_directions(part_from_camera, directions).T.astype(normals.dtype)
+    strength = np.array([strength for _, strength in LIGHTS], normals.dtype)
+    light = AMBIENT + np.clip((cosine + WRAP) / (1 + WRAP), 0, None) @ strength
+    return np.asarray(np.minimum(albedo * light[:, None], 1))
 
 
 def crease_normals(vertices: Points, faces: Faces) -> np.ndarray:
@@ -59,7 +59,7 @@ def crease_normals(vertices: Points, faces: Faces) -> np.ndarray:
     count, fan = connected_components(links, directed=False)
     weighted = np.repeat(normals * areas[:, None], 3, axis=0)
     total = np.stack([np.bincount(fan, weights=weighted[:, i], minlength=count) for i in range(3)], axis=1)
-    return unit(total)[fan].reshape(-1, 3, 3)
+    return np.asarray(unit(total)[fan].reshape(-1, 3, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +71,14 @@ class ShadedMesh:
         faces: (m, 3).
         colours: (n, 3) uint8 per vertex, or None.
         texture: per face of `faces`, or None; goes before colours.
+        normals: (n, 3) per vertex; None = averaged from the triangles up to the creases.
     """
 
     vertices_mm: Points
     faces: Faces
     colours: Colours | None = None
     texture: Texture | None = None
+    normals: Points | None = None
 
     @staticmethod
     def from_scan(scan: Scan) -> "ShadedMesh":
@@ -100,29 +102,34 @@ class ShadedMesh:
         return face_normals_areas(self.vertices_mm, self.faces)[0]
 
     @cached_property
+    def plane_mm(self) -> Values:
+        """(m,) distance of each face's plane from the origin along its normal."""
+        return _dot(self.face_normals, self.vertices_mm[self.faces[:, 0]])
+
+    @cached_property
     def corner_normals(self) -> np.ndarray:
         """(m, 3, 3) float32."""
-        return crease_normals(self.vertices_mm, self.faces).astype(np.float32)
+        normals = crease_normals(self.vertices_mm, self.faces) if self.normals is None else self.normals[self.faces]
+        return np.asarray(normals, np.float32)
 
     def normals_at(self, face: Indices, barycentric: Points, rays: Points) -> Points:
         """Smooth normals (n, 3) on the side that the rays come from."""
-        normals = np.einsum("nc,nci->ni", barycentric.astype(np.float32), self.corner_normals[face])
-        away = np.einsum("ni,ni->n", self.face_normals[face], rays) > 0
-        normals[away] *= -1
+        normals = _blend(barycentric, self.corner_normals[face])
+        normals[_dot(self.face_normals[face], rays) > 0] *= -1
         # near the silhouette of a coarse mesh the smooth normal may look past the camera: turn it to grazing
-        rays = unit(rays.astype(np.float32))
-        behind = np.clip(np.einsum("ni,ni->n", normals, rays), 0, None)
-        return unit(normals - behind[:, None] * rays)
+        behind = np.maximum(_dot(normals, rays), 0) / _dot(rays, rays)
+        normals -= behind[:, None] * rays
+        normals /= np.sqrt(_dot(normals, normals))[:, None]
+        return normals
 
     def albedo_at(self, face: Indices, barycentric: Points) -> Points:
         """Colours 0-1 (n, 3) before lighting."""
-        barycentric = barycentric.astype(np.float32)
         if self.colours is None:
-            albedo = np.full((len(face), 3), GREY, np.float32)
+            albedo: Points = np.full((len(face), 3), GREY, np.float32)
         else:
-            albedo = np.einsum("nc,nci->ni", barycentric, self.colours[self.faces[face]].astype(np.float32) / 255)
+            albedo = _blend(barycentric, self.colours[self.faces[face]]) / np.float32(255)
         if self.texture is not None:
-            uv = np.einsum("nc,nci->ni", barycentric, self.texture.corner_uv[face].astype(np.float32))
+            uv = _blend(barycentric, self.texture.corner_uv[face].astype(np.float32))
             image_of = self.texture.image_index[face]
             for index, image in enumerate(self.texture.images):
                 albedo[image_of == index] = sample_texture(image, uv[image_of == index])
@@ -131,14 +138,18 @@ class ShadedMesh:
     def points_at(self, face: Indices, origin_mm: Points, rays: Points) -> tuple[Points, Values]:
         """Where rays meet the planes of their faces, in double precision: points (n, 3) and distance along rays."""
         normals = self.face_normals[face]
-        corner = self.vertices_mm[self.faces[face, 0]]
-        distance = np.einsum("ni,ni->n", corner - origin_mm, normals) / np.einsum("ni,ni->n", rays, normals)
+        origins = np.broadcast_to(origin_mm, rays.shape)
+        distance = (self.plane_mm[face] - _dot(normals, origins)) / _dot(rays, normals)
         return origin_mm + distance[:, None] * rays, distance
 
-    def colours_at(self, camera: Camera, face: Indices, barycentric: Points, rays: Points) -> Points:
-        """Lit colours 0-1 (n, 3)."""
-        normals = self.normals_at(face, barycentric, rays)
-        return shade(self.albedo_at(face, barycentric), transform_directions(inverse(camera.part_from_camera), normals))
+
+def _dot(a: Points, b: Points) -> Values:
+    return np.asarray(np.einsum("ni,ni->n", a, b))
+
+
+def _blend(barycentric: Points, corners: np.ndarray) -> np.ndarray:
+    """Values of the corners (n, 3, c) weighted by barycentric coordinates (n, 3)."""
+    return np.asarray(sum(barycentric[:, corner, None] * corners[:, corner] for corner in range(3)))
 
 
 def sample_texture(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
@@ -154,47 +165,56 @@ def sample_texture(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
 
 
 def pixel_rays(camera: Camera, pixels_xy: Pixels) -> Points:
-    """Rays (n, 3) through image positions in the part frame, scaled to depth 1."""
-    homogeneous = np.concatenate([pixels_xy, np.ones((len(pixels_xy), 1))], axis=1)
-    return transform_directions(camera.part_from_camera, homogeneous @ np.linalg.inv(camera.intrinsics).T)
+    """Rays (n, 3) through image positions in the part frame, scaled to depth 1, as precise as the positions."""
+    matrix = (camera.part_from_camera[:3, :3] @ np.linalg.inv(camera.intrinsics)).astype(pixels_xy.dtype)
+    return np.asarray(pixels_xy @ matrix[:, :2].T + matrix[:, 2])
 
 
 def view_of_mesh(mesh: ShadedMesh, camera: Camera, hits: Hits, name: str) -> View:
     """The view whose pixels are where `hits` says: point map from pixel centres, image antialiased."""
     height, width = camera.size_hw
-    centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1).reshape(-1, 2)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32) + 0.5, np.arange(height, dtype=np.float32) + 0.5)
+    centres = np.stack([x.ravel(), y.ravel()], axis=1)
 
-    def colours(pixels_xy: Pixels, face: Indices, barycentric: Points, rays: Points) -> Points:
-        result = np.full((len(pixels_xy), 3), BACKGROUND, np.float32)
-        hit = face >= 0
-        result[hit] = mesh.colours_at(camera, face[hit], barycentric[hit], rays[hit])
-        return result
+    def look(pixels_xy: Pixels, per_side: int) -> tuple[Indices, Indices, Points, Points]:
+        """Of the positions that show surface: their rows, faces, normals and colours."""
+        face, barycentric = hits(pixels_xy, per_side)
+        hit = np.flatnonzero(face >= 0)
+        face, barycentric = face[hit], barycentric[hit]
+        normals = mesh.normals_at(face, barycentric, pixel_rays(camera, pixels_xy[hit]))
+        colours = shade(mesh.albedo_at(face, barycentric), normals, camera.part_from_camera)
+        return hit, face, normals, np.asarray(colours * np.float32(255))
 
-    face, barycentric = hits(centres)
-    rays = pixel_rays(camera, centres)
-    hit = face >= 0
-    points = np.full((height * width, 3), np.nan, np.float32)
-    normals = np.full((height * width, 3), np.nan, np.float32)
-    points[hit] = mesh.points_at(face[hit], camera.centre_mm, rays[hit])[0]
-    normals[hit] = mesh.normals_at(face[hit], barycentric[hit], rays[hit])
+    def whole(rows: Indices, values: Points, empty: float) -> np.ndarray:
+        full = np.full((height * width, 3), empty, np.float32)
+        full[rows] = values
+        return full
 
-    image = colours(centres, face, barycentric, rays)
-    edge = contrast(image.reshape(height, width, 3), hit.reshape(height, width)).ravel()
-    offsets = np.array([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
-    finer = (centres[edge, None] + offsets).reshape(-1, 2)
-    finer_colours = colours(finer, *hits(finer), pixel_rays(camera, finer))
-    image[edge] = finer_colours.reshape(-1, 4, 3).mean(axis=1)
+    hit, face, normals, colours = look(centres, 1)
+    points, _ = mesh.points_at(face, camera.centre_mm, pixel_rays(camera, centres[hit].astype(float)))
+    image = whole(hit, colours, BACKGROUND)
+    grey = np.full(height * width, -255, np.float32)
+    grey[hit] = colours @ np.full(3, 1 / 3, np.float32)
+    rough = np.flatnonzero(contrast(grey.reshape(height, width)))
+    offsets = np.array([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]], np.float32)
+    finer, _, _, finer_colours = look((centres[rough, None] + offsets).reshape(-1, 2), 2)
+    image[rough] = BACKGROUND
+    np.add.at(image, rough[finer // 4], finer_colours / 4)
     return View(
         name=name,
         kind="rendered",
-        image=np.round(image * 255).astype(np.uint8).reshape(height, width, 3),
-        points_mm=points.reshape(height, width, 3),
-        normals=normals.reshape(height, width, 3),
+        image=(image + 0.5).astype(np.uint8).reshape(height, width, 3),
+        points_mm=whole(hit, points, np.nan).reshape(height, width, 3),
+        normals=whole(hit, normals, np.nan).reshape(height, width, 3),
         camera=camera,
     )
 
 
-def contrast(image: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """Pixels (h, w) that differ from a neighbour, or lie on the outline."""
-    grey = np.where(hit, image.mean(axis=-1), -1)
-    return np.asarray(maximum_filter(grey, 3) - minimum_filter(grey, 3) > AA_CONTRAST)
+def contrast(grey: ScoreMap) -> Mask:
+    """Pixels (h, w) that differ from the one beside, above or below them."""
+    result = np.zeros(grey.shape, bool)
+    for one, other in (((slice(1, None),), (slice(-1),)), ((slice(None), slice(1, None)), (slice(None), slice(-1)))):
+        differs = np.abs(grey[one] - grey[other]) > AA_CONTRAST * 255
+        result[one] |= differs
+        result[other] |= differs
+    return result
