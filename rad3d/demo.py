@@ -7,7 +7,8 @@ import numpy as np
 
 from rad3d.datasets.machine_elements import Specimen, make_specimen
 from rad3d.files import atomic_folder
-from rad3d.inspector import Inspector, Track, silently
+from rad3d.fitting import Track, silently
+from rad3d.inspector import Inspector
 from rad3d.io import read_scan
 from rad3d.metrics import InstanceCounts, match_defects
 from rad3d.ply import write_ply

@@ -7,13 +7,10 @@ inspect: patches -> retrieval on the surface -> calibrated -> back-projected -> 
 """
 
 import json
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -21,46 +18,39 @@ from safetensors.numpy import load_file, save_file
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Values
-from rad3d.backproject import view_map, visible
+from rad3d.backproject import view_map
 from rad3d.calibration import FalseReject, point_threshold, specimen_threshold
 from rad3d.camera import Camera
 from rad3d.defects import measure, regions
 from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference
 from rad3d.encoder import Encoder
-from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
+from rad3d.errors import MemoryFormatError, RegistrationError
 from rad3d.evidence import Evidence, Remembered, gather
 from rad3d.files import atomic_folder
+from rad3d.fitting import (
+    Track,
+    check_names,
+    leave_one_out,
+    look_from,
+    memory_of,
+    reference_scan,
+    remember,
+    seen_by,
+    silently,
+)
 from rad3d.geometry import inverse
-from rad3d.memory import Memory, check_fingerprint, provenance
-from rad3d.observe import Observation, observe
+from rad3d.memory import Memory, check_fingerprint
+from rad3d.observe import Clock, Observation, observe
 from rad3d.register import Reference, build_reference
 from rad3d.result import Inspection, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
-from rad3d.surface import PlacedPatches, surface_scores
 from rad3d.view import View
-from rad3d.viewpoints import choose_viewpoints
-
-T = TypeVar("T")
 
 FORMAT_VERSION = 1
 
 REACH_MM = 2.0
 """A point of the reference was judged when a judged point of the specimen lies this near."""
-
-INSPECTABLE_COSINE = 0.5
-"""Surface counts as inspectable when it can be seen at an incidence of at most 60 degrees."""
-
-
-class Track(Protocol):
-    """Goes through items while somebody shows the progress."""
-
-    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]: ...
-
-
-def silently(items: Sequence[T], description: str) -> Iterable[T]:
-    """Nobody shows the progress."""
-    return items
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,22 +129,22 @@ class Inspector:
             ScanError: no scan, or two of one name.
         """
         settings = settings or Settings()
-        _check_names(scans)
+        check_names(scans)
         encoder = Encoder.load(settings.encoder)
         settings = replace(settings, encoder=encoder.settings)
-        shape = ReferenceShape(_reference_scan(scans, nominal).surface)
+        shape = ReferenceShape(reference_scan(scans, nominal).surface)
         reference = build_reference(shape.surface)
         cameras, inspectable = (
-            _look_from(_reference_scan(scans, nominal), settings, encoder) if not scans[0].views else ((), None)
+            look_from(reference_scan(scans, nominal), settings, encoder) if not scans[0].views else ((), None)
         )
         observations = [
             observe(scan, shape, reference, cameras, encoder, settings) for scan in track(scans, "looking at")
         ]
         if inspectable is None:
-            inspectable = _seen_by(observations, shape.surface, settings)
+            inspectable = seen_by(observations, shape.surface, settings)
 
-        memory = Memory.merged([_memory_of(observation, part, encoder) for observation in observations])
-        patch_scores = _leave_one_out(memory, observations, settings, track)
+        memory = Memory.merged([memory_of(observation, part, encoder) for observation in observations])
+        patch_scores = leave_one_out(memory, observations, settings, track)
         deviation = GoodDeviation(
             np.stack([on_reference(shape, o.surface, o.distance_mm, REACH_MM) for o in observations])
         )
@@ -225,7 +215,7 @@ class Inspector:
             views=views,
         )
 
-    def _blank(self, scan: Scan, clock: "Clock") -> Inspection:
+    def _blank(self, scan: Scan, clock: Clock) -> Inspection:
         """A result before anything was judged."""
         threshold, false_reject = self.threshold
         unknown = np.full(len(scan.vertices_mm), np.nan, np.float32)
@@ -250,7 +240,7 @@ class Inspector:
             points=PointScores(unknown, unknown, unknown, np.zeros(len(unknown), np.int32), unknown),
         )
 
-    def _not_registered(self, scan: Scan, error: RegistrationError, clock: "Clock") -> Inspection:
+    def _not_registered(self, scan: Scan, error: RegistrationError, clock: Clock) -> Inspection:
         return replace(self._blank(scan, clock), reason=f"not registered: {error.got}")
 
     def _coverage(self, observation: Observation, evidence: Evidence) -> tuple[float, float]:
@@ -360,95 +350,9 @@ class Inspector:
             ) from error
 
 
-class Clock:
-    """Seconds spent in each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def remember(memory: Memory, patch_scores: Values, shape: ReferenceShape, deviation: GoodDeviation) -> Remembered:
-    """Bring memory and calibration together; the floors are half the usual spread of good specimens."""
-    patches = PlacedPatches.of_memory(memory)
-    _, spread = deviation.usual_spread()
-    return Remembered(
-        patches=patches,
-        scores=patch_scores,
-        score_floor=0.5 * float(np.std(patch_scores)),
-        shape=shape,
-        deviation=deviation,
-        deviation_floor_mm=max(float(np.median(spread)), LEAST_DEVIATION_MM),
-    )
-
-
-LEAST_DEVIATION_MM = 0.02
-"""Deviations below this are measurement noise whatever the good specimens say."""
-
-
 def specimen_score(evidence: Evidence) -> float:
     """One number per specimen: the highest fused score on its surface; 0 where nothing was judged."""
     return float(np.nanmax(evidence.score)) if np.isfinite(evidence.score).any() else 0.0
-
-
-def _check_names(scans: Sequence[Scan]) -> None:
-    names = [scan.specimen for scan in scans]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if not scans or repeated:
-        raise ScanError(
-            "fit",
-            expected="good specimens, each with a name of its own",
-            got=f"several called {', '.join(repeated)}" if repeated else "none",
-            remedy="rename them" if repeated else "name at least one good scan",
-        )
-
-
-def _reference_scan(scans: Sequence[Scan], nominal: Scan | None) -> Scan:
-    if nominal is None and scans[0].views:
-        raise ScanError(
-            scans[0].source or scans[0].specimen,
-            expected="a nominal (CAD) or a mesh or cloud of the whole part to register captured views with",
-            got="captured views alone",
-            remedy="give it with --nominal FILE",
-        )
-    return nominal or scans[0]
-
-
-def _look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:
-    """Cameras for rendered views, and the surface that can be inspected from anywhere."""
-    viewpoints = choose_viewpoints(reference, settings.views, settings.encoder.input_hw, encoder.patch_size)
-    return viewpoints.cameras, viewpoints.inspectable
-
-
-def _seen_by(observations: Sequence[Observation], surface: Surface, settings: Settings) -> Flags:
-    seen = np.zeros(len(surface.points_mm), bool)
-    for observation in observations:
-        for view in observation.views:
-            flags, _, cosine = visible(view, surface, settings.fusion)
-            seen |= flags & (cosine >= INSPECTABLE_COSINE)
-    return seen
-
-
-def _memory_of(observation: Observation, part: str, encoder: Encoder) -> Memory:
-    scan = observation.scan
-    origin = provenance(scan.specimen, part, str(scan.source or ""), scan.source_sha256)
-    return Memory.of(observation.patches, origin, [view.name for view in observation.views], encoder.fingerprint)
-
-
-def _leave_one_out(memory: Memory, observations: Sequence[Observation], settings: Settings, track: Track) -> Values:
-    """Raw score of every remembered patch against the other specimens; a single specimen's are 0."""
-    remembered = PlacedPatches.of_memory(memory)
-    scores = np.zeros(len(remembered), np.float32)
-    for index, observation in enumerate(track(observations, "comparing")):
-        own = remembered.specimen == index
-        query = PlacedPatches.of_query(observation.patches)
-        scores[own] = np.nan_to_num(surface_scores(query, remembered, settings.surface, ~own).raw)
-    return scores
 
 
 def _view_scores(view: View, surface: Surface, scores: Values) -> ViewScores:

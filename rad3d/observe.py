@@ -1,7 +1,8 @@
 """A scan, brought into the part frame and seen: what fit and inspect both start from."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +21,19 @@ from rad3d.segment import foreground
 from rad3d.settings import Settings
 from rad3d.view import View
 
-Stage = Callable[[str], AbstractContextManager[None]]
-"""Times a stage; see `rad3d.inspector.Clock`."""
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
 
 PART_MARGIN_MM = 6.0
 """What lies further from the registered part than this is background; defects stand out less."""
@@ -60,13 +72,14 @@ def observe(
     cameras: Sequence[Camera],
     encoder: Encoder,
     settings: Settings,
-    stage: Stage = lambda name: nullcontext(),
+    stage: Clock | None = None,
 ) -> Observation:
     """Register the scan, look at it, and encode what is seen; patches are kept as float16, as in a memory.
 
     Raises:
         RegistrationError: the scan cannot be brought into the part frame reliably; the message says why.
     """
+    stage = stage or Clock()
     with stage("registration"):
         registrations = _register(scan, reference)
     with stage("rendering"):
@@ -78,9 +91,9 @@ def observe(
             )
             surface = merged_surface(views)
         else:
-            in_part = scan.moved(registrations[0].part_from_scan)
-            surface = in_part.surface
-            views = tuple(renderer_for(in_part).render(cameras))
+            part_from_scan = registrations[0].part_from_scan
+            surface = scan.surface.moved(part_from_scan)  # in the order that `surface_from_vertex` speaks of
+            views = tuple(renderer_for(scan.moved(part_from_scan)).render(cameras))
     with stage("encoding"):
         patches = encode_views(views, encoder, settings.views.mm_per_patch)
     with stage("deviation"):

@@ -1,0 +1,113 @@
+"""What fitting is made of: from good specimens to what is remembered of them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from rad3d.arrays import Flags, Values
+from rad3d.backproject import visible
+from rad3d.camera import Camera
+from rad3d.deviation import GoodDeviation, ReferenceShape
+from rad3d.encoder import Encoder
+from rad3d.errors import ScanError
+from rad3d.evidence import Remembered
+from rad3d.memory import Memory, provenance
+from rad3d.observe import Observation
+from rad3d.scan import Scan, Surface
+from rad3d.settings import Settings
+from rad3d.surface import PlacedPatches, surface_scores
+from rad3d.viewpoints import choose_viewpoints
+
+T = TypeVar("T")
+
+INSPECTABLE_COSINE = 0.5
+"""Surface counts as inspectable when it can be seen at an incidence of at most 60 degrees."""
+
+
+class Track(Protocol):
+    """Goes through items while somebody shows the progress."""
+
+    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]: ...
+
+
+def silently(items: Sequence[T], description: str) -> Iterable[T]:
+    """Nobody shows the progress."""
+    return items
+
+
+def check_names(scans: Sequence[Scan]) -> None:
+    """Refuse an empty list and two specimens of one name."""
+    names = [scan.specimen for scan in scans]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not scans or repeated:
+        raise ScanError(
+            "fit",
+            expected="good specimens, each with a name of its own",
+            got=f"several called {', '.join(repeated)}" if repeated else "none",
+            remedy="rename them" if repeated else "name at least one good scan",
+        )
+
+
+def reference_scan(scans: Sequence[Scan], nominal: Scan | None) -> Scan:
+    """What registration and deviations refer to: the nominal, or else the first good mesh or cloud."""
+    if nominal is None and scans[0].views:
+        raise ScanError(
+            scans[0].source or scans[0].specimen,
+            expected="a nominal (CAD) or a mesh or cloud of the whole part to register captured views with",
+            got="captured views alone",
+            remedy="give it with --nominal FILE",
+        )
+    return nominal or scans[0]
+
+
+def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:
+    """Cameras for rendered views, and the surface that can be inspected from anywhere."""
+    viewpoints = choose_viewpoints(reference, settings.views, settings.encoder.input_hw, encoder.patch_size)
+    return viewpoints.cameras, viewpoints.inspectable
+
+
+def seen_by(observations: Sequence[Observation], surface: Surface, settings: Settings) -> Flags:
+    """What the good specimens' captured views see: the inspectable surface of captures."""
+    seen = np.zeros(len(surface.points_mm), bool)
+    for observation in observations:
+        for view in observation.views:
+            flags, _, cosine = visible(view, surface, settings.fusion)
+            seen |= flags & (cosine >= INSPECTABLE_COSINE)
+    return seen
+
+
+def memory_of(observation: Observation, part: str, encoder: Encoder) -> Memory:
+    """A memory of one specimen."""
+    scan = observation.scan
+    origin = provenance(scan.specimen, part, str(scan.source or ""), scan.source_sha256)
+    return Memory.of(observation.patches, origin, [view.name for view in observation.views], encoder.fingerprint)
+
+
+def leave_one_out(memory: Memory, observations: Sequence[Observation], settings: Settings, track: Track) -> Values:
+    """Raw score of every remembered patch against the other specimens; a single specimen's are 0."""
+    remembered = PlacedPatches.of_memory(memory)
+    scores = np.zeros(len(remembered), np.float32)
+    for index, observation in enumerate(track(observations, "comparing")):
+        own = remembered.specimen == index
+        query = PlacedPatches.of_query(observation.patches)
+        scores[own] = np.nan_to_num(surface_scores(query, remembered, settings.surface, ~own).raw)
+    return scores
+
+
+def remember(memory: Memory, patch_scores: Values, shape: ReferenceShape, deviation: GoodDeviation) -> Remembered:
+    """Bring memory and calibration together; the floors are half the usual spread of good specimens."""
+    patches = PlacedPatches.of_memory(memory)
+    _, spread = deviation.usual_spread()
+    return Remembered(
+        patches=patches,
+        scores=patch_scores,
+        score_floor=0.5 * float(np.std(patch_scores)),
+        shape=shape,
+        deviation=deviation,
+        deviation_floor_mm=max(float(np.median(spread)), LEAST_DEVIATION_MM),
+    )
+
+
+LEAST_DEVIATION_MM = 0.02
+"""Deviations below this are measurement noise whatever the good specimens say."""

@@ -1,0 +1,171 @@
+"""Fit and inspect, end to end, with real features on a small machine element."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+import trimesh
+from rad3d.datasets.machine_elements import make_specimen
+
+from rad3d import Inspector, Scan, load_result
+from rad3d.errors import MemoryFormatError, ResultError, ScanError
+from rad3d.geometry import random_rotation, transform_points, translation
+from rad3d.ply import read_ply, write_ply
+from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
+
+SMALL = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
+PART = "bracket"
+
+
+@pytest.fixture(scope="module")
+def good():
+    return [replace(make_specimen(PART, seed).scan, specimen=f"good_{seed}") for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def inspector(good):
+    return Inspector.fit(good, SMALL, part=PART)
+
+
+@pytest.fixture(scope="module")
+def dented():
+    return make_specimen(PART, 7, ("hole",), sizes_mm=(5.0, 6.0))
+
+
+@pytest.fixture(scope="module")
+def found(inspector, dented):
+    return inspector.inspect(dented.scan)
+
+
+def test_a_defect_is_found_where_it_was_made(found, dented):
+    made = dented.instances[0]
+    assert found.verdict == "fail"
+    assert np.linalg.norm(np.subtract(found.defects[0].centroid_mm, made.centroid_mm)) < 3.0
+    score = np.nan_to_num(found.points.anomaly_score, nan=-1)
+    assert dented.vertex_instance[int(score.argmax())] == made.id
+    assert found.defects[0].peak_score > 3 * found.threshold / 2
+    assert np.nanmin(found.points.deviation_mm[dented.vertex_instance > 0]) < -1.0  # material is missing
+
+
+def test_a_remembered_specimen_looks_like_itself(inspector, good):
+    assert np.nanmax(inspector.inspect(good[0]).points.raw_score) < 1e-2
+
+
+def test_a_fresh_good_specimen_passes(inspector):
+    result = inspector.inspect(make_specimen(PART, 21).scan)
+    assert result.verdict == "pass"
+    assert result.coverage > 0.95
+    assert not result.defects
+
+
+def test_a_scan_in_any_pose_gives_the_same_result(inspector, dented, found):
+    rng = np.random.default_rng(0)
+    pose = translation((40.0, -25.0, 90.0)) @ random_rotation(rng)
+    moved = inspector.inspect(dented.scan.moved(pose))
+    assert moved.verdict == "fail"
+    expected = transform_points(pose, np.array([found.defects[0].centroid_mm]))[0]
+    assert np.linalg.norm(np.subtract(moved.defects[0].centroid_mm, expected)) < 0.5
+    assert np.linalg.norm(np.subtract(moved.defects[0].centroid_part_mm, found.defects[0].centroid_part_mm)) < 0.5
+    both = np.isfinite(moved.points.anomaly_score) & np.isfinite(found.points.anomaly_score)
+    assert np.corrcoef(moved.points.anomaly_score[both], found.points.anomaly_score[both])[0, 1] > 0.95
+
+
+def test_every_vertex_of_the_file_is_scored_in_its_order(tmp_path, inspector, dented, found):
+    folder = found.save(tmp_path / "out")
+    ply = read_ply(folder / "scored.ply")
+    np.testing.assert_allclose(ply.vertices, dented.scan.vertices_mm, atol=1e-3)
+    assert np.array_equal(ply.faces, dented.scan.faces)
+    assert {name: str(values.dtype) for name, values in ply.fields.items()} == {
+        "anomaly_score": "float32",
+        "raw_score": "float32",
+        "agreement": "float32",
+        "views_seen": "int32",
+        "deviation_mm": "float32",
+    }
+    loaded = trimesh.load(folder / "scored.ply", process=False)
+    assert loaded.vertices.shape == dented.scan.vertices_mm.shape
+
+
+def test_the_report_fits_its_schema_and_reads_back(tmp_path, found):
+    folder = found.save(tmp_path / "out")
+    report = json.loads((folder / "report.json").read_text())
+    schema = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
+    jsonschema.validate(report, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**report, "verdict": "maybe"}, schema)
+    again = load_result(folder)
+    assert again.report() == found.report()
+    np.testing.assert_array_equal(again.points.anomaly_score, found.points.anomaly_score)
+    np.testing.assert_array_equal(again.views[0].score, found.views[0].score)
+    (folder / "report.json").write_text(json.dumps({**report, "schema_version": 0}))
+    with pytest.raises(ResultError, match="schema_version"):
+        load_result(folder)
+
+
+def test_saved_and_loaded_inspects_alike(tmp_path, inspector, dented, found):
+    again = Inspector.load(inspector.save(tmp_path / "memory")).inspect(dented.scan)
+    assert again.report()["defects"] == found.report()["defects"]
+    assert again.threshold == found.threshold
+
+
+def test_a_memory_of_another_encoder_is_refused(tmp_path, inspector, dented):
+    folder = inspector.save(tmp_path / "memory")
+    header = json.loads((folder / "memory.json").read_text())
+    (folder / "memory.json").write_text(json.dumps({**header, "fingerprint": "other"}))
+    with pytest.raises(MemoryFormatError, match="other"):
+        Inspector.load(folder).inspect(dented.scan)
+    (folder / "inspector.json").unlink()
+    with pytest.raises(MemoryFormatError, match="fit again"):
+        Inspector.load(folder)
+
+
+def test_half_a_scan_or_another_part_never_passes(inspector, good):
+    scan = good[1]
+    middle = scan.vertices_mm[:, 0].mean()
+    kept = scan.faces[(scan.vertices_mm[scan.faces, 0] < middle).all(axis=1)]
+    half = inspector.inspect(replace(scan, specimen="half", faces=kept))
+    assert half.verdict != "pass"
+    ball = trimesh.creation.icosphere(4, 30.0)
+    other = inspector.inspect(Scan("ball", vertices_mm=np.array(ball.vertices), faces=np.array(ball.faces)))
+    assert other.verdict == "incomplete"
+    assert "not registered" in other.reason
+
+
+def test_specimens_need_names_of_their_own(good):
+    with pytest.raises(ScanError, match="good_1"):
+        Inspector.fit([good[0], good[0]], SMALL)
+    with pytest.raises(ScanError, match="none"):
+        Inspector.fit([], SMALL)
+
+
+def test_tolerances_are_settings(inspector, dented):
+    tolerant = replace(inspector, settings=replace(SMALL, verdict=VerdictSettings(min_area_mm2=1e6)))
+    assert tolerant.inspect(dented.scan).verdict == "pass"
+    strict = replace(inspector, settings=replace(SMALL, verdict=VerdictSettings(min_coverage=1.0)))
+    assert strict.inspect(make_specimen(PART, 21).scan).verdict in ("incomplete", "pass")
+
+
+def test_fit_and_inspect_work_where_open3d_cannot_be_imported(tmp_path, good, dented):
+    for name, scan in (("a", good[0]), ("b", good[1]), ("new", dented.scan)):
+        write_ply(tmp_path / f"{name}.ply", scan.vertices_mm, scan.faces, colours=scan.colours)
+    code = """
+import sys
+sys.modules["open3d"] = None
+from rad3d.cli import main
+arguments = sys.argv[1:]
+small = ["--encoder.input-hw", "224", "224", "--views.count", "4"]
+try:
+    main(["fit", "a.ply", "b.ply", "-o", "memory", *small])
+except SystemExit as done:
+    assert done.code == 0, done.code
+main(["inspect", "memory", "new.ply", "-o", "out"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert (tmp_path / "out" / "new" / "scored.ply").exists()
+    assert (tmp_path / "out" / "new" / "views.png").exists()
