@@ -1,7 +1,7 @@
 """Scores on a surface -> connected regions, measured in millimetres, and the verdict."""
 
 import numpy as np
-from scipy.sparse import coo_matrix
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
@@ -13,31 +13,49 @@ from rad3d.scan import Surface
 LINK_MM = 1.0
 """Anomalous points this near belong together, more where the surface is sampled more coarsely."""
 
+PEAK_SHARE = 0.25
+"""A defect ends where its score falls below this share of its peak: around a strong one blur exceeds any threshold."""
+
+BLUR_MM = 3.0
+"""What is anomalous this near a defect is its blur."""
+
 
 def regions(surface: Surface, scores: Values, low: float, high: float, min_area_mm2: float = 0.0) -> Indices:
     """Number the anomalous regions: 1, 2, ... by falling peak score; 0 elsewhere (n,).
 
-    Hysteresis: a region is connected surface above `low` that somewhere reaches above `high`.
+    From the highest point on: the connected surface around it above `low` and above `PEAK_SHARE` of it is a region,
+    and what lies within `BLUR_MM` of it on the same piece is its blur; until no point above `high` is left.
     """
     above = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > low)
     labels = np.zeros(len(scores), int)
     if not len(above):
         return labels
-    points, normals = surface.points_mm[above], surface.normals[above]
-    link_mm = max(LINK_MM, 2.0 * float(np.sqrt(np.median(surface.areas_mm2[above]))))
+    points = surface.points_mm[above]
+    tree, neighbours = cKDTree(points), _neighbours(surface, above)
+    _, piece = connected_components(neighbours, directed=False)
+    left = scores[above].astype(float)
+    number = 0
+    while left.max() > high:
+        peak = int(left.argmax())
+        members = np.flatnonzero(left > max(low, PEAK_SHARE * left[peak]))
+        _, component = connected_components(neighbours[members][:, members], directed=False)
+        region = members[component == component[np.searchsorted(members, peak)]]
+        near = np.unique(np.concatenate(tree.query_ball_point(points[region], BLUR_MM)).astype(int))
+        left[near[piece[near] == piece[peak]]] = -np.inf
+        if surface.areas_mm2[above[region]].sum() >= min_area_mm2:
+            number += 1
+            labels[above[region]] = number
+    return labels
+
+
+def _neighbours(surface: Surface, rows: Indices) -> csr_matrix:
+    """Which of the given points are connected surface."""
+    points, normals = surface.points_mm[rows], surface.normals[rows]
+    link_mm = max(LINK_MM, 2.0 * float(np.sqrt(np.median(surface.areas_mm2[rows]))))
     pairs = cKDTree(points).query_pairs(link_mm, output_type="ndarray")
     # The two sides of a thin wall are near each other but not connected.
     pairs = pairs[np.einsum("ij,ij->i", normals[pairs[:, 0]], normals[pairs[:, 1]]) > -0.5]
-    graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(above), len(above)))
-    count, component = connected_components(graph, directed=False)
-    peak = np.full(count, -np.inf)
-    np.maximum.at(peak, component, scores[above])
-    area = np.bincount(component, weights=surface.areas_mm2[above], minlength=count)
-    kept = np.flatnonzero((peak > high) & (area >= min_area_mm2))
-    number = np.zeros(count, int)
-    number[kept[np.argsort(-peak[kept], kind="stable")]] = np.arange(1, len(kept) + 1)
-    labels[above] = number[component]
-    return labels
+    return csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(rows), len(rows)))
 
 
 def measure(surface: Surface, scores: Values, labels: Indices, scan_from_part: Pose) -> tuple[Defect, ...]:

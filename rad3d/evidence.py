@@ -83,7 +83,7 @@ def gather(observation: Observation, remembered: Remembered, settings: Settings,
     unusual = (raw_patches - usual) / (spread + remembered.score_floor)
     views = [_views_of(observation, query, values, settings) for values in (unusual, raw_patches)]
     appearance = fuse(views[0], settings.fusion.rule, ANOMALOUS)
-    raw = fuse(views[1], settings.fusion.rule).score
+    raw = fuse(views[1], "mean").score
     deviation, geometry = _geometry(observation, remembered, good)
     score = np.maximum(appearance.score, 0) + geometry
     return Evidence(

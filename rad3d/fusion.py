@@ -8,6 +8,9 @@ from rad3d.arrays import Values
 from rad3d.backproject import PointViews
 from rad3d.settings import FusionRule
 
+NO_EVIDENCE = 0.5
+"""Weight of the assumption that a point is good: as much as one view at an incidence of 60 degrees."""
+
 
 @dataclass(frozen=True, eq=False)
 class Fused:
@@ -27,8 +30,10 @@ class Fused:
 def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) -> Fused:
     """Combine what the views say of each point.
 
-    Rules: `mean`; `weighted` by the cosine of incidence; `median`; `second` highest (the only one where a single view
-    saw the point); `max`. A point is anomalous to a view above `threshold`; without one agreement is NaN.
+    Rules: `consistent`, the mean weighted by the cosine of incidence and drawn to 0 where few views, or only grazing
+    ones, see the point (the posterior mean of a normal model with prior weight `NO_EVIDENCE`); `mean`; `median`;
+    `second` highest (the only one where a single view saw the point); `max`. A point is anomalous to a view above
+    `threshold`; without one agreement is NaN.
 
     >>> views = PointViews(np.array([[1.0], [3.0], [np.nan]]), np.array([[1.0], [0.5], [0.0]]))
     >>> float(fuse(views, "mean", 2.0).score[0]), float(fuse(views, "mean", 2.0).agreement[0])
@@ -38,10 +43,11 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
     count = seen.sum(axis=0)
     lowest = np.where(seen, views.score, -np.inf)
     match rule:
-        case "mean" | "weighted":
-            weight = views.incidence * seen if rule == "weighted" else seen.astype(np.float32)
-            total = (np.where(seen, views.score, 0) * weight).sum(axis=0)
-            score = _divide(total, weight.sum(axis=0))
+        case "consistent":
+            weight = views.incidence * seen
+            score = (np.where(seen, views.score, 0) * weight).sum(axis=0) / (weight.sum(axis=0) + NO_EVIDENCE)
+        case "mean":
+            score = _divide(np.where(seen, views.score, 0).sum(axis=0), count)
         case "median":
             ordered = np.sort(np.where(seen, views.score, np.inf), axis=0)
             low, high = np.maximum(count - 1, 0) // 2, count // 2

@@ -9,7 +9,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Placement = Literal["coverage", "sphere", "hemisphere", "turntable"]
 ViewChoice = Literal["descriptor", "viewpoint", "both", "all"]
-FusionRule = Literal["mean", "weighted", "median", "second", "max"]
+FusionRule = Literal["consistent", "mean", "median", "second", "max"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class FusionSettings:
         depth_tolerance_mm: how far a point may lie from the view's own surface and still be the one seen.
     """
 
-    rule: FusionRule = "mean"
+    rule: FusionRule = "consistent"
     max_incidence: float = 1.2217304763960306  # 70 degrees
     depth_tolerance_mm: float = 0.5
 

@@ -38,14 +38,25 @@ def test_two_defects_are_found_measured_and_placed():
     assert second.normal == pytest.approx((0, 0, 1))
 
 
-def test_hysteresis_grows_to_the_low_threshold_and_small_regions_go():
+def test_a_region_grows_to_the_low_threshold_and_small_regions_go():
     surface = plate()
     scores = np.zeros(len(surface.points_mm))
     scores[patch(surface, 5, 5, 6, 6)] = 2
-    scores[patch(surface, 7, 7, 1, 1)] = 8
+    scores[patch(surface, 7, 7, 1, 1)] = 5
     labels = regions(surface, scores, low=1, high=4)
     assert (labels > 0).sum() * 0.25 == pytest.approx(36)
     assert not regions(surface, scores, 1, 4, min_area_mm2=40).any()
+
+
+def test_the_blur_of_a_strong_defect_is_no_part_of_it_and_hides_no_other():
+    surface = plate()
+    distance = np.linalg.norm(surface.points_mm[:, :2] - (10, 10), axis=1)
+    scores = 100 * np.exp(-np.maximum(distance - 2, 0))  # a disc of radius 2 mm whose blur stays above 4 for 3 mm
+    scores[patch(surface, 20, 20, 2, 2)] = 6
+    labels = regions(surface, scores, low=2, high=4)
+    assert labels.max() == 2
+    assert distance[labels == 1].max() < 3.5
+    assert (labels == 2).sum() * 0.25 == pytest.approx(4)
 
 
 def test_two_sides_of_a_thin_wall_are_two_defects():

@@ -17,7 +17,7 @@ INCIDENCE = np.where(np.isnan(SCORES), 0, [[1.0], [0.5], [0.25]]).astype(np.floa
     ("rule", "expected"),
     [
         ("mean", [4.0, 7.0, 4.0, NAN]),
-        ("weighted", [(1 + 1 + 2.25) / 1.75, 7.0, (5 + 3 + 0.25) / 1.75, NAN]),
+        ("consistent", [(1 + 1 + 2.25) / 2.25, 3.5 / 1.0, (5 + 3 + 0.25) / 2.25, NAN]),
         ("median", [2.0, 7.0, 5.0, NAN]),
         ("second", [2.0, 7.0, 5.0, NAN]),
         ("max", [9.0, 7.0, 6.0, NAN]),
@@ -30,7 +30,9 @@ def test_each_rule_by_hand(rule, expected):
     assert fused.views_seen.tolist() == [3, 1, 3, 0]
 
 
-@given(st.permutations(range(5)), st.sampled_from(["mean", "weighted", "median", "second", "max"]), st.integers(0, 99))
+@given(
+    st.permutations(range(5)), st.sampled_from(["mean", "consistent", "median", "second", "max"]), st.integers(0, 99)
+)
 def test_order_of_views_does_not_matter(order, rule, seed):
     rng = np.random.default_rng(seed)
     score = np.where(rng.random((5, 7)) < 0.4, NAN, rng.random((5, 7)))
@@ -49,3 +51,10 @@ def test_a_glint_in_one_view_does_not_decide():
     assert fuse(views, "median").score[0] == 0
     assert fuse(views, "second").score[0] == 0
     assert fuse(views, "max").score[0] == 50
+
+
+def test_one_grazing_view_says_less_than_many_square_ones():
+    """The same score from one view at 70 degrees, and from five that look straight at the point."""
+    one = fuse(PointViews(np.array([[8.0]]), np.array([[0.34]])), "consistent").score[0]
+    five = fuse(PointViews(np.full((5, 1), 8.0), np.ones((5, 1))), "consistent").score[0]
+    assert one < 0.5 * five < 8

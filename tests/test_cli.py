@@ -1,0 +1,182 @@
+"""The command line: what it prints, writes and returns, and what it says of bad input."""
+
+import json
+import struct
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rad3d.datasets.machine_elements import make_specimen
+
+from rad3d import cli
+from rad3d.ply import write_ply
+from rad3d.settings import VerdictSettings
+
+
+@pytest.fixture(scope="module")
+def memory(inspector, tmp_path_factory):
+    return inspector.save(tmp_path_factory.mktemp("cli") / "memory")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    for name, defects in (("fresh", ()), ("holed", ("hole",))):
+        scan = make_specimen("bracket", 21 if name == "fresh" else 7, defects, sizes_mm=(5.0, 6.0)).scan
+        write_ply(folder / f"{name}.ply", scan.vertices_mm, scan.faces, colours=scan.colours)
+    return folder
+
+
+def run(*arguments):
+    """The exit code of `rad3d ARGUMENTS`."""
+    with pytest.raises(SystemExit) as done:
+        cli.main([str(argument) for argument in arguments])
+    return done.value.code
+
+
+def test_exit_code_follows_the_worst_verdict(memory, scans, tmp_path, capsys):
+    assert run("inspect", memory, scans / "fresh.ply", "-o", tmp_path / "a") == 0
+    assert run("inspect", memory, f"{scans}/*.ply", "-o", tmp_path / "b") == 1
+    assert "holed" in capsys.readouterr().out
+    for name in ("fresh", "holed"):
+        written = {path.name for path in (tmp_path / "b" / name).iterdir()}
+        assert {"scored.ply", "report.json", "views.png", "views", "maps"} <= written
+
+
+def test_an_incomplete_specimen_is_neither_good_nor_bad(inspector, scans, tmp_path):
+    strict = replace(inspector.settings, verdict=VerdictSettings(min_coverage=1.0))
+    blind = replace(
+        inspector, settings=strict, inspectable=np.ones_like(inspector.inspectable), cameras=inspector.cameras[:1]
+    )
+    folder = blind.save(tmp_path / "memory")
+    assert run("inspect", folder, scans / "fresh.ply", "-o", tmp_path / "out") == 3
+
+
+def test_json_is_one_object_and_an_error_spares_the_others(memory, scans, tmp_path, capsys):
+    (tmp_path / "empty.stl").write_bytes(b"")
+    code = run("inspect", memory, tmp_path / "empty.stl", scans / "fresh.ply", "-o", tmp_path / "out", "--json")
+    assert code == 2
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"specimens", "errors"}
+    assert [report["specimen"] for report in printed["specimens"]] == ["fresh"]
+    assert (tmp_path / "out" / "fresh" / "report.json").exists()
+    (error,) = printed["errors"]
+    assert "empty.stl" in error["source"]
+    assert error["remedy"]
+
+
+def truncated_ply(path):
+    box = np.random.default_rng(0).random((50, 3)) * 30
+    write_ply(path, box, np.arange(48).reshape(-1, 3))
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def nan_ply(path):
+    points = np.random.default_rng(0).random((50, 3)) * 30
+    points[3] = np.nan
+    write_ply(path, points, np.arange(48).reshape(-1, 3))
+
+
+def metres_ply(path):
+    write_ply(path, np.random.default_rng(0).random((50, 3)) * 60_000, np.arange(48).reshape(-1, 3))
+
+
+def empty_stl(path):
+    path.write_bytes(b"\0" * 80 + struct.pack("<I", 0))
+
+
+def image_as_mesh(path):
+    Image.new("RGB", (8, 8)).save(path, format="PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("cut.ply", truncated_ply, "expected"),
+        ("nan.ply", nan_ply, "NaN"),
+        ("big.ply", metres_ply, "unit"),
+        ("none.stl", empty_stl, "expected"),
+        ("photo.stl", image_as_mesh, "expected"),
+        ("photo.png", image_as_mesh, "expected"),
+        ("zero.obj", lambda path: path.touch(), "empty"),
+        ("folder", lambda path: path.mkdir(), "expected"),
+    ],
+)
+def test_bad_input_names_the_file_and_writes_nothing(memory, tmp_path, capsys, name, make, said):
+    make(tmp_path / name)
+    assert run("inspect", memory, tmp_path / name, "-o", tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert name in message
+    assert said in message
+    assert "Remedy" in message
+    assert not (tmp_path / "out").exists()
+    assert run("fit", tmp_path / name, "-o", tmp_path / "memory") == 2
+    assert not (tmp_path / "memory").exists()
+
+
+def test_a_memory_that_is_none_is_named(tmp_path, scans, capsys):
+    (tmp_path / "memory").mkdir()
+    assert run("inspect", tmp_path / "memory", scans / "fresh.ply", "-o", tmp_path / "out") == 2
+    assert str(tmp_path / "memory") in capsys.readouterr().err
+
+
+def test_interrupted_leaves_nothing_half_written(memory, scans, tmp_path, monkeypatch, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rad3d.viewers.figures.contact_sheet", interrupt)
+    assert run("inspect", memory, scans / "fresh.ply", "-o", tmp_path / "out") == 130
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(memory, scans, tmp_path, monkeypatch, capsys):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rad3d.viewers.figures.contact_sheet", full)
+    assert run("inspect", memory, scans / "fresh.ply", "-o", tmp_path / "out") == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_info_says_what_a_path_is(memory, scans, tmp_path, capsys):
+    assert run("info", memory, "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["kind"], described["part"]) == ("memory", "bracket")
+    assert run("info", scans) == 0
+    assert "holed" in capsys.readouterr().out
+    assert run("info", scans / "holed.ply") == 0
+    assert "mesh" in capsys.readouterr().out
+
+
+def test_render_writes_one_image_per_viewpoint(scans, tmp_path):
+    small = ("--views.placement", "turntable", "--views.count", "3", "--encoder.input-hw", "64", "96")
+    assert run("render", scans / "fresh.ply", "-o", tmp_path / "out", *small) == 0
+    images = sorted((tmp_path / "out").glob("*.png"))
+    assert [image.name for image in images] == ["000.png", "001.png", "002.png"]
+    assert Image.open(images[0]).size == (96, 64)
+
+
+def test_weights_are_listed(capsys):
+    assert run("weights", "list") == 0
+    assert "clip-b16-q8" in capsys.readouterr().out
+
+
+def test_usage_errors_return_2(capsys):
+    assert run("inspect") == 2
+    assert run("dance") == 2
+
+
+def test_the_readme_names_commands_that_exist():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    named = {line.split()[1] for line in readme.splitlines() if line.strip().startswith("rad3d ")}
+    assert named <= set(cli.COMMANDS)
+    assert "pip install . && rad3d demo" in readme
+    assert "pip install -e '.[test]' && pytest" in readme
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["rad3d"] == "rad3d.cli:main"
+    assert sys.version_info >= (3, 11)
