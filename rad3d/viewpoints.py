@@ -23,6 +23,8 @@ INSPECTABLE_INCIDENCE = np.pi / 3
 CANDIDATES = 80
 NEEDED_VIEWS = 3
 ENOUGH = 0.99
+REPEAT = 0.25
+"""What one more look at surface counts against the look before it: unseen surface goes first."""
 JUDGED_POINTS = 20_000
 """Surface points on which viewpoints are chosen, drawn evenly from all."""
 
@@ -89,7 +91,7 @@ def image_size(points_mm: Points, settings: ViewSettings, input_hw: tuple[int, i
 def choose_viewpoints(scan: Scan, settings: ViewSettings, input_hw: tuple[int, int], patch: int = 16) -> Viewpoints:
     """Cameras around a mesh or cloud that is in the part frame.
 
-    By coverage: of 80 candidates all round, always the one that sees most surface that is not yet seen by three, until
+    By coverage: of 80 candidates all round, always the one that sees most surface that is not yet seen by three, unseen surface first, until
     99 % of the inspectable surface is seen by three views or `settings.count` is reached.
     """
     surface = scan.surface

@@ -1,5 +1,8 @@
 """Renderers show what geometry says: depth, sides, occlusion, colours, and the same wherever the part lies."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import trimesh
@@ -435,3 +438,58 @@ def test_renderer_for_each_kind():
     assert isinstance(renderer_for(cloud_of(sphere(), 100)[0]), Splatter)
     with pytest.raises(ScanError, match="captured"):
         renderer_for(Scan("s", views=(View("v", "captured", np.zeros((2, 2, 3), np.uint8)),)))
+
+
+def orthographic_stand_in(
+    meshes, image_size, blur_radius, faces_per_pixel, perspective_correct, cull_to_frustum, z_clip_value
+):
+    """What PyTorch3D's rasteriser is documented to give, by rays along z in its normalised coordinates."""
+    import torch
+
+    assert (blur_radius, faces_per_pixel, perspective_correct) == (0.0, 1, True)
+    vertices, faces = (tensors[0].numpy() for tensors in meshes)
+    height, width = image_size
+    rows, columns = np.indices(image_size)
+    shorter = min(image_size)
+    x, y = (width - 2 * columns - 1) / shorter, (height - 2 * rows - 1) / shorter  # x left, y up
+    origins = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1)
+    face, _, flat = RayCaster(vertices.astype(float), faces).cast(origins, np.broadcast_to([0.0, 0, 1], origins.shape))
+    weights = flat / vertices[faces[face], 2]
+    weights /= weights.sum(axis=1, keepdims=True)
+    return (
+        torch.tensor(face.reshape(1, height, width, 1)),
+        None,
+        torch.tensor(weights.reshape(1, height, width, 1, 3)),
+        None,
+    )
+
+
+@pytest.mark.parametrize("size_hw", [(40, 60), (60, 40)])
+def test_the_rasteriser_shows_what_the_ray_caster_shows(monkeypatch, size_hw):
+    """PyTorch3D itself is compared in tests/bench/rasterize_agreement.py, in its own environment."""
+    rasterizer = types.ModuleType("pytorch3d.renderer.mesh.rasterize_meshes")
+    rasterizer.rasterize_meshes = orthographic_stand_in
+    structures = types.ModuleType("pytorch3d.structures")
+    structures.Meshes = lambda vertices, faces: (vertices, faces)
+    for name in ("pytorch3d", "pytorch3d.renderer", "pytorch3d.renderer.mesh"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, rasterizer.__name__, rasterizer)
+    monkeypatch.setitem(sys.modules, structures.__name__, structures)
+    monkeypatch.delitem(sys.modules, "rad3d.render.rasterize", raising=False)
+    from rad3d.render.rasterize import Rasterizer
+
+    colours = np.clip(128 + 12 * bracket().vertices, 0, 255).astype(np.uint8)
+    scan, camera = mesh_scan(bracket(), colours=colours), camera_at((30, -50, 40), size_hw)
+    drawn, cast = Rasterizer(scan, "cpu").render([camera])[0], render(scan, camera)
+    monkeypatch.delitem(sys.modules, "rad3d.render.rasterize")
+    assert (drawn.mask == cast.mask).mean() > 0.995
+    both = drawn.mask & cast.mask
+    distance = np.linalg.norm(drawn.points_mm - cast.points_mm, axis=-1)[both]
+    assert (distance < 0.01).mean() > 0.99
+    assert (np.abs(drawn.image.astype(int) - cast.image).max(axis=-1) <= 3).mean() > 0.98
+    points = scan.surface
+    seen = [
+        r.visible(points.points_mm, points.normals, camera, INCIDENCE)
+        for r in (Rasterizer(scan, "cpu"), renderer_for(scan))
+    ]
+    assert (seen[0] == seen[1]).all()
