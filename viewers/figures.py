@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops, heat_colours
+from rad3d.viewers.measures import number
+from rad3d.viewers.pictures import overlay
 
 from rad3d.arrays import Indices, Points, Values
 from rad3d.result import Inspection, ViewScores
@@ -22,16 +24,8 @@ if TYPE_CHECKING:
 
 PRO_LIMIT = 0.3
 """Largest false positive rate of the PRO integral (Bergmann et al., IJCV 2021)."""
-HEAT_ALPHA = 0.55
 VIEWS_PER_ROW = 4
-
-
-def overlay(view: ViewScores, threshold: float) -> np.ndarray:
-    """The view's image (H, W, 3) uint8 with its heat map laid over where it was judged."""
-    judged = np.isfinite(view.score)
-    grey = view.image.mean(axis=2, keepdims=True)
-    mixed = (1 - HEAT_ALPHA) * grey + HEAT_ALPHA * heat_colours(view.score, threshold).astype(float)
-    return np.where(judged[..., None], mixed, view.image).round().astype(np.uint8)
+INK = "#262626"
 
 
 def contact_sheet_figure(inspection: Inspection) -> "Figure":
@@ -64,7 +58,7 @@ def contact_sheet_figure(inspection: Inspection) -> "Figure":
         va="top",
     )
     # parse_math: a name such as a$b$c is text, never markup
-    caption = f"{inspection.specimen}\nscore {_number(inspection.score)}, threshold {_number(inspection.threshold)}"
+    caption = f"{inspection.specimen}\nscore {number(inspection.score)}, threshold {number(inspection.threshold)}"
     figure.text(0.01 + 1.5 / width, 1 - 0.1 / height, caption, size=9, va="top", parse_math=False)
     _colour_bar(figure, inspection.point_threshold, (0.945, 0.15, 0.5 / width * 0.35, 0.6))
     return figure
@@ -76,11 +70,6 @@ def draw_view(view: ViewScores, threshold: float, pair: tuple["Axes", "Axes"]) -
     plain.imshow(view.image)
     plain.set_title(view.name, size=8, loc="left", parse_math=False)
     heat.imshow(overlay(view, threshold))
-    judged = np.nan_to_num(view.score, nan=-np.inf)
-    if (judged > threshold).any():
-        # on 0/1 rather than on the score, whose -inf would put the line half a pixel off
-        heat.contour((judged > threshold).astype(float), levels=[0.5], colors=["#000000"], linewidths=1.6)
-        heat.contour((judged > threshold).astype(float), levels=[0.5], colors=["#ffffff"], linewidths=0.7)
 
 
 def contact_sheet(inspection: Inspection, path: str | Path) -> Path:
@@ -103,27 +92,56 @@ def _colour_bar(figure: "Figure", threshold: float, box: tuple[float, float, flo
     bar.ax.axhline(threshold, color="black", linewidth=1)
 
 
-def _number(value: float) -> str:
-    """Three significant digits; a dash where there is no number."""
-    return f"{value:.3g}" if np.isfinite(value) else "–"
-
-
 def _axes(ax: "Axes | None", title: str, x: str, y: str) -> "Axes":
     if ax is None:
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=(4.2, 3.6), layout="constrained").subplots()
-    ax.set_title(title, size=10)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.grid(color="#dddddd", linewidth=0.6)
+    ax.set_title(title, size=10, color=INK)
+    ax.set_xlabel(x, color=INK)
+    ax.set_ylabel(y, color=INK)
+    ax.tick_params(which="both", colors=INK)
+    ax.grid(color=INK, linewidth=0.5, alpha=0.15)
     ax.set_axisbelow(True)
+    for spine in ax.spines.values():
+        spine.set_color(INK)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
 def _next_colour(ax: "Axes") -> str:
     return CATEGORIES[len(ax.lines) % len(CATEGORIES)]
+
+
+def score_histogram(inspection: Inspection, *, good: Values | None = None, ax: "Axes | None" = None) -> "Axes":
+    """How many surface points have which score, in the colours of the heat map, with the thresholds.
+
+    Args:
+        inspection: whose points.
+        good: (g,) leave-one-out scores of the good specimens, drawn as ticks: what is usual.
+        ax: where to draw.
+    """
+    ax = _axes(ax, "", "anomaly score", "surface points")
+    scores = inspection.points.anomaly_score
+    scores = scores[np.isfinite(scores)]
+    levels = [inspection.point_threshold, inspection.threshold]
+    high = max([float(scores.max(initial=0)), *(level for level in levels if np.isfinite(level))])
+    high = 1.05 * high if high > 0 else 1.0
+    counts, edges = np.histogram(scores, bins=60, range=(min(0.0, float(scores.min(initial=0))), high))
+    colours = heat_colours((edges[:-1] + edges[1:]) / 2, inspection.point_threshold) / 255
+    ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours, edgecolor=INK, linewidth=0.3)
+    for level, name, style in zip(levels, ("region", "defect"), (":", "-"), strict=True):
+        if np.isfinite(level):
+            ax.axvline(level, color=INK, linewidth=1.2, linestyle=style, label=f"{name} threshold {number(level)}")
+    if good is not None and len(good):
+        ax.plot(good, np.full(len(good), 0.7), "|", color=CATEGORIES[0], markersize=11, label="good specimens")
+    if counts.any():
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=0.5)
+    else:
+        ax.text(0.5, 0.5, "nothing was inspected", transform=ax.transAxes, ha="center", color=INK)
+    ax.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK)
+    return ax
 
 
 def roc_curve(false_positive: Values, true_positive: Values, *, label: str = "", ax: "Axes | None" = None) -> "Axes":
@@ -186,11 +204,11 @@ def calibration_plot(
     ax.plot(ordered, np.full(len(ordered), 0.0), "|", color=CATEGORIES[0], markersize=9)
     if others is not None and len(others):
         ax.plot(others, np.full(len(others), 0.0), "|", color=CATEGORIES[1], markersize=14, label="inspected")
-    ax.axvline(threshold, color="black", linewidth=1, label=f"threshold {_number(threshold)}")
+    ax.axvline(threshold, color="black", linewidth=1, label=f"threshold {number(threshold)}")
     if false_reject is not None:
         ax.axhline(false_reject, color="black", linewidth=1, linestyle=":", label=f"asked {false_reject:.1%}")
     ax.set_ylim(-0.05, 1.02)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(loc="upper right", frameon=False, fontsize=8)
     return ax
 
 

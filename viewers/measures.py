@@ -1,0 +1,55 @@
+"""Numbers for people: sensible digits, with units."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from rad3d.result import Defect
+
+_UNITS = {"_mm2": "mm²", "_mm3": "mm³", "_mm": "mm"}
+_NAMES = {
+    "area_mm2": "Area",
+    "extent_mm": "Extent",
+    "peak_score": "Peak score",
+    "mean_score": "Mean score",
+    "centroid_mm": "Centre",
+    "depth_mm": "Depth",
+    "p_value": "p-value",
+    "kind": "Kind",
+}
+_LEFT_OUT = ("id", "normal", "centroid_part_mm", "evidence")
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Significant digits without an exponent where that is readable; a dash where there is no number.
+
+    >>> number(1234.5), number(0.01234), number(2.0), number(float("nan"))
+    ('1,234', '0.0123', '2', '–')
+    """
+    if not np.isfinite(value):
+        return "–"
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.{digits - 1}e}"
+    return f"{value:.{digits}g}"
+
+
+def defect_measures(defect: Defect) -> list[tuple[str, str]]:
+    """What there is to say about a defect, by name, with units; the known measures first, then any other."""
+    present = [f.name for f in fields(defect) if f.name not in _LEFT_OUT and getattr(defect, f.name) is not None]
+    ordered = sorted(present, key=lambda name: list(_NAMES).index(name) if name in _NAMES else len(_NAMES))
+    return [
+        (_NAMES.get(name, name.replace("_", " ").capitalize()), _text(name, getattr(defect, name))) for name in ordered
+    ]
+
+
+def _text(name: str, value: object) -> str:
+    unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
+    if name == "centroid_mm" and isinstance(value, tuple):
+        text = ", ".join(f"{x:.1f}" for x in value)
+    elif isinstance(value, tuple):
+        text = " × ".join(number(x) if isinstance(x, int | float) else str(x) for x in value)
+    elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        text = number(float(value))
+    else:
+        text = str(value)
+    return f"{text} {unit}".strip()

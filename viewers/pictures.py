@@ -1,0 +1,127 @@
+"""Still pictures of a result: the part in colours, each defect close up, the views with heat maps."""
+
+import io
+
+import numpy as np
+from PIL import Image as PilImage
+from rad3d.viewers.colours import Quantity
+from rad3d.viewers.display import Display
+from scipy.ndimage import binary_dilation
+
+from rad3d.arrays import Image, Mask, Vector
+from rad3d.camera import Camera
+from rad3d.geometry import look_at, unit
+from rad3d.render import Renderer
+from rad3d.render.raycast import RayCaster
+from rad3d.render.splat import Splatter
+from rad3d.result import Defect, Inspection, ViewScores, heat_colours
+from rad3d.scan import Scan
+from rad3d.view import View
+
+HEAT_ALPHA = 0.6
+SIDES = (np.array([-0.55, -0.75, 0.6]), np.array([0.55, 0.75, -0.6]))
+"""Two opposite directions that together show most of a part."""
+ANGLE = 0.5
+"""Field of view in radians: narrow, so that a part looks as in a drawing."""
+SHADE = 0.55
+"""How much of the brightness is light and shadow; the rest stays as in the legend."""
+GREY_ALBEDO = 0.75
+
+
+def renderer_of(display: Display) -> Renderer:
+    """Draws the bare surface as it is; unlike `renderer_for`, no coarse triangle is refined for it."""
+    vertices = display.vertices_mm.astype(float)
+    if display.faces is None:
+        return Splatter(Scan("shown", vertices_mm=vertices))
+    return RayCaster(vertices, display.faces)
+
+
+def cameras_of_part(display: Display, size_hw: tuple[int, int] = (360, 480)) -> list[Camera]:
+    """From two opposite sides, the whole part in the picture."""
+    centre, radius = display.sphere
+    return [_towards(centre, side, 1.02 * radius, size_hw) for side in SIDES]
+
+
+def camera_of_defect(display: Display, defect: Defect, size_hw: tuple[int, int] = (200, 260)) -> Camera:
+    """From in front of the defect and a little from the side, so that its depth and surroundings can be seen."""
+    _, radius = display.sphere
+    reach = float(np.clip(1.1 * defect.extent_mm[0], 0.06 * radius, radius))
+    normal = unit(np.asarray(defect.normal, float)) if np.any(defect.normal) else unit(SIDES[0])
+    side = unit(np.cross(normal, [0.3, 0.5, 0.8]))
+    return _towards(np.asarray(defect.centroid_mm, float), normal + 0.35 * side, reach, size_hw)
+
+
+def _towards(centre: Vector, side: Vector, radius: float, size_hw: tuple[int, int]) -> Camera:
+    """A camera on that side that sees a sphere in full."""
+    eye = centre + unit(side) * radius / np.sin(ANGLE / 2)
+    return Camera.from_field_of_view(size_hw, ANGLE, look_at(eye, centre))
+
+
+def coloured(view: View, display: Display, quantity: Quantity) -> np.ndarray:
+    """A rendered view in the quantity's colours (H, W, 4) uint8, blended between the nearest vertices; no background."""
+    assert view.points_mm is not None
+    surface = np.isfinite(view.points_mm).all(axis=2)
+    distance, nearest = display.tree.query(view.points_mm[surface], k=min(3, len(display.vertices_mm)))
+    weight = 1 / np.maximum(distance.reshape(len(distance), -1), 1e-9) ** 2
+    blended = (quantity.colours()[nearest].reshape(*weight.shape, 3) * weight[..., None]).sum(axis=1)
+    light = view.image[surface].mean(axis=1, keepdims=True) / (255 * GREY_ALBEDO)
+    picture = np.zeros((*surface.shape, 4), np.uint8)
+    colours = blended / weight.sum(axis=1, keepdims=True) * (1 - SHADE + SHADE * light)
+    picture[surface, :3] = colours.clip(0, 255).round()
+    picture[surface, 3] = 255
+    return picture
+
+
+def overlay(view: ViewScores, threshold: float) -> Image:
+    """The view's image (H, W, 3) with its heat map laid over where it was judged, the anomalous region outlined."""
+    judged = np.isfinite(view.score)
+    grey = view.image.mean(axis=2, keepdims=True)
+    mixed = (1 - HEAT_ALPHA) * grey + HEAT_ALPHA * heat_colours(view.score, threshold).astype(float)
+    picture = np.where(judged[..., None], mixed, view.image).round().astype(np.uint8)
+    anomalous = np.nan_to_num(view.score, nan=-np.inf) > threshold
+    picture[outline(anomalous, 2)] = 0
+    picture[outline(anomalous, 1)] = 255
+    return picture
+
+
+def outline(region: Mask, width: int) -> Mask:
+    """The pixels just outside a region."""
+    return np.asarray(binary_dilation(region, iterations=width) & ~region)
+
+
+def close_up(
+    inspection: Inspection, defect: Defect, margin: float = 1.4
+) -> tuple[ViewScores, tuple[slice, slice]] | None:
+    """The view that shows most of the defect, and where in it; None where no posed view shows it."""
+    best, most = None, 0
+    for view in inspection.views:
+        if view.part_from_camera is None or view.intrinsics is None:
+            continue
+        camera = Camera(view.score.shape, view.intrinsics, view.part_from_camera)
+        pixel, depth = camera.project(np.array([defect.centroid_part_mm], float))
+        if not depth[0] > 0:
+            continue
+        half = int(np.ceil(max(margin * defect.extent_mm[0] * view.intrinsics[0, 0] / depth[0], 16)))
+        x, y = np.floor(pixel[0]).astype(int)
+        window = (slice(max(y - half, 0), max(y + half, 0)), slice(max(x - half, 0), max(x + half, 0)))
+        hot = int((np.nan_to_num(view.score[window], nan=-np.inf) > inspection.point_threshold).sum())
+        # half a window of a neighbouring defect is no picture of this one: its middle has to be judged as well
+        middle = view.score[max(y - 1, 0) : max(y + 2, 0), max(x - 1, 0) : max(x + 2, 0)]
+        if hot > most and np.isfinite(middle).any():
+            best, most = (view, window), hot
+    return best
+
+
+def webp(picture: np.ndarray, longest: int = 448) -> bytes:
+    """A picture (H, W, 3 or 4) as WebP, no side longer than asked."""
+    image = PilImage.fromarray(picture)
+    image.thumbnail((longest, longest), PilImage.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=82, method=2)
+    return file.getvalue()
+
+
+def on_white(picture: np.ndarray) -> Image:
+    """A picture (H, W, 4) on white paper (H, W, 3)."""
+    alpha = picture[..., 3:] / 255
+    return np.asarray((picture[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8))

@@ -1,0 +1,304 @@
+"""Results as one HTML file that opens from disk, asks no network, and can be sent on.
+
+The 3D part is drawn by plotly.js, which plotly's Python package carries: of the libraries that ship their own
+JavaScript it has a documented interface for everything the page needs (colours, camera, clicks), and it is 1.5 MB
+when compressed. It is read from the installed package when the report is written.
+"""
+
+import base64
+import datetime
+import gzip
+import json
+import platform
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
+from importlib import metadata, resources
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rad3d.viewers.colours import VERDICT_SYMBOLS, Quantity, colour_stops
+from rad3d.viewers.display import Display, display_of
+from rad3d.viewers.measures import defect_measures, number
+from rad3d.viewers.pictures import (
+    camera_of_defect,
+    cameras_of_part,
+    close_up,
+    coloured,
+    overlay,
+    renderer_of,
+    webp,
+)
+
+from rad3d.errors import DependencyError, ResultError
+from rad3d.files import atomic_file
+from rad3d.result import Defect, Inspection
+
+POINTS = 200_000
+"""Vertices drawn of a single specimen; more specimens share `POINTS_OF_ALL`, so that the file stays small."""
+POINTS_OF_ALL = 1_500_000
+PICTURES_OF_ALL = 1_600
+"""View pictures over all specimens; with many specimens each shows its most telling views."""
+FRAME_HEIGHT = 720
+
+
+def write_report(results: Sequence[Inspection], path: str | Path, *, title: str = "Inspection report") -> Path:
+    """Write one self-contained HTML file with a section per specimen, and a summary where there are several.
+
+    Raises:
+        ResultError: no results, or the file cannot be written.
+        DependencyError: plotly is not installed.
+    """
+    path = Path(path)
+    page = report_html(results, title=title)
+    with atomic_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return path
+
+
+def report_html(results: Sequence[Inspection], *, title: str = "Inspection report", views: bool = True) -> str:
+    """The page that `write_report` writes; `views` = with the pictures of the views."""
+    if not results:
+        raise ResultError("report", expected="at least one result", got="none", remedy="name the results to show")
+    from jinja2 import Environment
+
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset("report.html"))
+    limit = min(POINTS, POINTS_OF_ALL // len(results))
+    shown = max(2, PICTURES_OF_ALL // len(results) // 2) if views else 0
+    specimens = [_specimen(inspection, index, limit, shown) for index, inspection in enumerate(results)]
+    verdicts = [inspection.verdict for inspection in results]
+    return page.render(
+        title=title,
+        date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        specimens=specimens,
+        counts=[(v, VERDICT_SYMBOLS[v], verdicts.count(v)) for v in ("fail", "incomplete", "pass") if v in verdicts],
+        style=_asset("report.css"),
+        script=_asset("report.js"),
+        plotly=_plotly(),
+        nonce=secrets.token_urlsafe(16),
+        versions=_versions(),
+    )
+
+
+def inspection_html(inspection: Inspection) -> str:
+    """The report of one specimen as an element for a notebook, shut off from the notebook's own page."""
+    page = report_html([inspection], title=inspection.specimen, views=False)
+    return (
+        f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts allow-downloads" title="Inspection"'
+        f' style="width:100%;height:{FRAME_HEIGHT}px;border:0"></iframe>'
+    )
+
+
+def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dict[str, Any]:
+    """Everything the template shows of one specimen."""
+    display = display_of(inspection, limit)
+    cameras = cameras_of_part(display) + [camera_of_defect(display, defect) for defect in inspection.defects]
+    rendered = renderer_of(display).render(cameras)
+    main = [quantity for quantity in display.quantities if quantity.scale != "sequential"] or display.quantities[:1]
+    stills = [
+        {"title": quantity.title, "pictures": [_picture(coloured(view, display, quantity)) for view in rendered[:2]]}
+        for quantity in main
+    ]
+    defects = [
+        _defect(inspection, defect, _picture(coloured(view, display, display.quantities[0])))
+        for defect, view in zip(inspection.defects, rendered[2:], strict=True)
+    ]
+    return {
+        "id": f"specimen-{index}",
+        "inspection": inspection,
+        "symbol": VERDICT_SYMBOLS[inspection.verdict],
+        "score": number(inspection.score),
+        "threshold": number(inspection.threshold),
+        "share_of_threshold": _share(inspection.score, 2 * inspection.threshold),
+        "coverage": _percent(inspection.coverage),
+        "coverage_total": _percent(inspection.coverage_total),
+        "least_coverage": inspection.settings.get("verdict", {}).get("min_coverage"),
+        "false_reject": _false_reject(inspection),
+        "defects": defects,
+        "stills": stills,
+        "note": display.note,
+        "histogram": _histogram(inspection),
+        "views": _views(inspection, views),
+        "views_left_out": max(len(inspection.views) - views, 0) if views else 0,
+        "provenance": _provenance(inspection),
+        "scene": _scene(display, inspection),
+    }
+
+
+def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, Any]:
+    found = close_up(inspection, defect)
+    seen: dict[str, str] = {}
+    if found is not None:
+        view, window = found
+        seen = {
+            "view": view.name,
+            "image": _picture(view.image[window], 200),
+            "heat": _picture(overlay(view, inspection.point_threshold)[window], 200),
+        }
+    return {"id": defect.id, "picture": picture, "seen": seen, "measures": defect_measures(defect)}
+
+
+def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
+    """The most anomalous views, in their own order."""
+    peak = [float(np.nanmax(v.score)) if np.isfinite(v.score).any() else -np.inf for v in inspection.views]
+    chosen = sorted(sorted(range(len(peak)), key=lambda i: -peak[i])[:most])
+    return [
+        {
+            "name": inspection.views[i].name,
+            "image": _picture(inspection.views[i].image, 320),
+            "heat": _picture(overlay(inspection.views[i], inspection.point_threshold), 320),
+            "peak": number(peak[i]),
+        }
+        for i in chosen
+    ]
+
+
+def _scene(display: Display, inspection: Inspection) -> dict[str, Any]:
+    """What report.js draws: positions and values as 16-bit steps of their range, compressed."""
+    centre, radius = display.sphere
+    low = display.vertices_mm.min(axis=0)
+    step = np.maximum(np.ptp(display.vertices_mm, axis=0) / 65535, 1e-12)
+    faces = display.faces
+    return {
+        "count": len(display.vertices_mm),
+        "low": low.tolist(),
+        "step": step.tolist(),
+        "vertices": _packed(np.round((display.vertices_mm - low) / step).T.astype("<u2")),
+        "faces": None if faces is None or not len(faces) else _packed(faces.T.astype("<u4")),
+        "centre": centre.tolist(),
+        "radius": radius,
+        "quantities": [_quantity(quantity, inspection) for quantity in display.quantities],
+        "defects": [
+            {"id": d.id, "at": list(d.centroid_mm), "normal": list(d.normal), "size": d.extent_mm[0]}
+            for d in inspection.defects
+        ],
+    }
+
+
+def _quantity(quantity: Quantity, inspection: Inspection) -> dict[str, Any]:
+    finite = np.isfinite(quantity.values)
+    values = np.where(finite, quantity.values, 0)
+    low = float(values.min(initial=0))
+    step = max(float(values.max(initial=0)) - low, 1e-9) / 65534
+    packed = np.where(finite, np.round((values - low) / step), 65535).astype("<u2")
+    ticks = np.linspace(quantity.low, quantity.high, 5).tolist()
+    return {
+        "name": quantity.name,
+        "title": quantity.title,
+        "unit": quantity.unit,
+        "values": _packed(packed),
+        "low": low,
+        "step": step,
+        "from": quantity.low,
+        "to": quantity.high,
+        "ticks": ticks,
+        "labels": [number(tick) for tick in ticks],
+        "colours": colour_stops(quantity.scale),
+        "signed": quantity.scale == "diverging",
+    }
+
+
+def _histogram(inspection: Inspection) -> str:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from rad3d.viewers.figures import score_histogram
+
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(6.4, 2.5), layout="constrained")
+        score_histogram(inspection, ax=figure.subplots())
+        file = StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    # the page's ink instead of black, so that it is readable on dark paper as well
+    return svg[svg.index("<svg") :].replace("#262626", "currentColor")
+
+
+def _provenance(inspection: Inspection) -> list[tuple[str, str]]:
+    rows = [
+        ("Source", f"{inspection.source or '–'} (unit: {inspection.unit})"),
+        ("Encoder and features", inspection.fingerprint),
+        ("Region threshold", f"{number(inspection.point_threshold)} (surface above it belongs to a defect)"),
+        ("False rejects", _false_reject(inspection)),
+        ("Time", ", ".join(f"{stage} {number(s)} s" for stage, s in inspection.timings_s.items()) or "–"),
+    ]
+    return rows + [(name, value) for name, value in _flat(inspection.settings)]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
+def _false_reject(inspection: Inspection) -> str:
+    rate = inspection.false_reject
+    guaranteed = rate.get("guaranteed")
+    sure = "no rate guaranteed" if guaranteed is None else f"at most {_percent(guaranteed)} guaranteed"
+    return f"asked {_percent(rate.get('asked'))}, {sure}, from {rate.get('n_good')} good specimens"
+
+
+def _percent(share: float | None) -> str:
+    """One digit after the point only where it matters: 100 % is said of everything, never of nearly everything."""
+    if share is None or not np.isfinite(share):
+        return "–"
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f}%"
+
+
+def _share(value: float, whole: float) -> float:
+    return float(np.clip(value / whole, 0, 1)) if np.isfinite(value) and whole > 0 else 0.0
+
+
+def _versions() -> str:
+    packages = ("rad3d", "torch", "timm", "numpy", "plotly")
+    found = [f"{name} {metadata.version(name)}" for name in packages if _installed(name)]
+    return ", ".join([*found, f"Python {platform.python_version()}"])
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _asset(name: str) -> str:
+    return resources.files("rad3d.viewers").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    """plotly.js, compressed."""
+    try:
+        script = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise DependencyError(
+            "report",
+            expected="the package plotly",
+            got=str(error),
+            remedy="pip install 'rad3d[viewer]'",
+        ) from error
+    return _base64(gzip.compress(script, 9, mtime=0))
+
+
+def _packed(values: np.ndarray) -> str:
+    """An array's bytes, compressed."""
+    return _base64(gzip.compress(np.ascontiguousarray(values).tobytes(), 6, mtime=0))
+
+
+def _picture(pixels: np.ndarray, longest: int = 480) -> str:
+    """A picture as the address of an image."""
+    return "data:image/webp;base64," + _base64(webp(pixels, longest))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
