@@ -99,7 +99,7 @@ def inspect(
             save_result(inspection, output / source.specimen)
         except Rad3dError as error:
             errors.append({"source": error.source, "error": str(error), "remedy": error.remedy})
-            logging.getLogger(__name__).error("%s", error)
+            say(f"rad3d: {error}")
             continue
         reports.append(inspection.report())
         rows.append(inspection)
@@ -237,12 +237,157 @@ def demo(
     return PASS
 
 
+def report(
+    results: Paths,
+    /,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    title: str = "Inspection report",
+) -> int:
+    """Write one self-contained HTML page over one or many results.
+
+    Args:
+        results: folders written by `rad3d inspect`, or folders of them; globs work.
+        output: the page.
+        title: its heading.
+    """
+    from rad3d.result import find_results, load_result
+    from rad3d.viewers.report import write_report
+
+    found = find_results(results)
+    write_report([load_result(folder) for folder in tracked(found, "reading results")], output, title=title)
+    say(f"{len(found)} results in {output}")
+    return PASS
+
+
+def datasets(
+    action: Positional[Literal["list", "info", "check", "make"]],
+    name: Positional[str] = "",
+    output: Positional[Path | None] = None,
+    /,
+    size: Literal["small", "full"] = "small",
+    seed: int = 0,
+) -> int:
+    """List data sets, say what one is, check a folder for traps, or make the synthetic one.
+
+    Args:
+        action: list | info NAME | check ROOT | make machine_elements OUT.
+        name: the set's name; for check its folder.
+        output: folder to make.
+        size: of the synthetic set.
+        seed: of the synthetic set.
+    """
+    from rad3d.datasets import DATASETS, dataset_info
+
+    if action == "list":
+        for known in DATASETS:
+            set_info = dataset_info(known)
+            print(f"{known:18} {set_info.title} ({set_info.licence}; {set_info.size})")
+    elif action == "info":
+        set_info = dataset_info(name)
+        for label in ("title", "layout", "source", "licence", "size"):
+            print(f"{label}: {getattr(set_info, label)}")
+    elif action == "check":
+        return check_dataset(Path(name))
+    else:
+        from rad3d.datasets.machine_elements import write
+
+        if name != "machine_elements" or output is None:
+            raise Rad3dError(
+                name or "datasets make",
+                expected="machine_elements and a folder",
+                got=f"{name!r} and {output}",
+                remedy="say `rad3d datasets make machine_elements OUT`",
+            )
+        write(output, size, seed=seed)
+        say(f"made {output}")
+    return PASS
+
+
+def check_dataset(root: Path) -> int:
+    """Print what would corrupt a result on a data set; the exit code says whether anything would."""
+    from rad3d.datasets.check import check
+
+    findings = check(root)
+    for finding in findings:
+        print(f"{finding.severity}: {finding.trap} ({finding.count})")
+        for file in finding.files[:SHOWN_FILES]:
+            print(f"    {file}")
+        if len(finding.files) > SHOWN_FILES:
+            print(f"    and {len(finding.files) - SHOWN_FILES} more")
+    if not findings:
+        print("nothing found")
+    return FAIL if any(finding.severity == "corrupts" for finding in findings) else PASS
+
+
+def evaluate(
+    dataset: Positional[str],
+    /,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008
+    root: Path | None = None,
+    parts: tuple[str, ...] = (),
+    method: Literal["rad", "rad-roi", "rad3d", "deviation"] = "rad3d",
+    protocol: Literal["rad", "anomalib", "specimen"] = "rad",
+    memory: Literal["unified", "per-part"] | None = None,
+    sensor: str = "Nano",
+    specimens: Path | None = None,
+    track: Literal["captures", "extreme", "meshes", "clouds"] = "captures",
+    skip_bad: bool = False,
+) -> int:
+    """Run a method on a data set and measure it; a killed run continues when started again.
+
+    Args:
+        dataset: a name of `rad3d datasets list`.
+        output: folder for predictions, tables and curves.
+        settings: see `rad3d.settings`.
+        root: the set, or one category of it; default `$RAD3D_DATA/<name>`.
+        parts: only these categories.
+        method: rad as published, rad cropped to the part, rad3d, or geometry alone.
+        protocol: how good images are split, on 3D-ADAM.
+        memory: one memory for all parts (default of rad) or one per part.
+        sensor: which sensor's captures.
+        track: which scans of machine_elements.
+        specimens: map of files to specimens, for the protocol `specimen`.
+        skip_bad: leave out files that cannot be read, and count them.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from rad3d.datasets.sample import Choice
+    from rad3d.evaluate import evaluate as run
+
+    choice = Choice(parts=parts, protocol=protocol, sensor=sensor, specimens=specimens, track=track)
+    result = run(
+        dataset,
+        output,
+        root=root,
+        choice=choice,
+        method=method,
+        settings=settings,
+        memory=memory,
+        skip_bad=skip_bad,
+        track=tracked,
+    )
+    header, *lines = result.rows()
+    table = Table("metric", *(line[0] for line in lines), title=result.title)
+    for column, values in zip(header[1:], zip(*(line[1:] for line in lines), strict=True), strict=True):
+        table.add_row(column, *values)
+    Console().print(table)
+    say(f"Tables, curves and predictions: {output}")
+    return PASS
+
+
+SHOWN_FILES = 10
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "fit": fit,
     "inspect": inspect,
     "demo": demo,
     "render": render,
     "info": info,
+    "report": report,
+    "datasets": datasets,
+    "evaluate": evaluate,
     "weights": weights,
 }
 

@@ -13,8 +13,8 @@ from rad3d.scan import Surface
 LINK_MM = 1.0
 """Anomalous points this near belong together, more where the surface is sampled more coarsely."""
 
-PEAK_SHARE = 0.25
-"""A defect ends where its score falls below this share of its peak: around a strong one blur exceeds any threshold."""
+PEAK_SHARE = 0.5
+"""A defect ends at half its peak's score: around a strong one blur exceeds any threshold."""
 
 BLUR_MM = 3.0
 """What is anomalous this near a defect is its blur."""

@@ -1,8 +1,9 @@
 """The outcome of an inspection, as a value that can be saved and read back."""
 
+import glob
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -226,6 +227,26 @@ def load_result(folder: str | Path) -> Inspection:
         points=PointScores(**{f.name: ply.fields[f.name] for f in fields(PointScores)}),
         views=views,
     )
+
+
+def find_results(paths: Sequence[str | Path]) -> list[Path]:
+    """The result folders among paths, globs and folders of results, in order.
+
+    Raises:
+        ResultError: a path that holds none.
+    """
+    found: list[Path] = []
+    for given in paths:
+        expanded = sorted(Path(path) for path in glob.glob(str(given))) or [Path(given)]  # noqa: PTH207 (absolute)
+        here = [
+            report.parent
+            for path in expanded
+            for report in sorted((*path.glob("report.json"), *path.glob("*/report.json")))
+        ]
+        if not here:
+            raise ResultError(given, expected="results of `rad3d inspect`", got="none", remedy="check the path")
+        found += here
+    return list(dict.fromkeys(found))
 
 
 UNSEEN_GREY = 128

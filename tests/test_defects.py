@@ -41,7 +41,7 @@ def test_two_defects_are_found_measured_and_placed():
 def test_a_region_grows_to_the_low_threshold_and_small_regions_go():
     surface = plate()
     scores = np.zeros(len(surface.points_mm))
-    scores[patch(surface, 5, 5, 6, 6)] = 2
+    scores[patch(surface, 5, 5, 6, 6)] = 2.6
     scores[patch(surface, 7, 7, 1, 1)] = 5
     labels = regions(surface, scores, low=1, high=4)
     assert (labels > 0).sum() * 0.25 == pytest.approx(36)
