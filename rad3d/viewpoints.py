@@ -91,8 +91,9 @@ def image_size(points_mm: Points, settings: ViewSettings, input_hw: tuple[int, i
 def choose_viewpoints(scan: Scan, settings: ViewSettings, input_hw: tuple[int, int], patch: int = 16) -> Viewpoints:
     """Cameras around a mesh or cloud that is in the part frame.
 
-    By coverage: of 80 candidates all round, always the one that sees most surface that is not yet seen by three, unseen surface first, until
-    99 % of the inspectable surface is seen by three views or `settings.count` is reached.
+    By coverage: of 80 candidates all round, always the one that sees most surface that is not yet seen by three
+    (unseen surface counts most), until 99 % of the inspectable surface is seen by three views or `settings.count` is
+    reached.
     """
     surface = scan.surface
     size_hw = image_size(surface.points_mm, settings, input_hw, patch)
@@ -122,7 +123,7 @@ def _greedy(seen: np.ndarray, area: Values, count: int) -> list[int]:
     enough = ENOUGH * area[need > 0].sum()
     chosen: list[int] = []
     while len(chosen) < min(count, len(seen)) and area[(need > 0) & (left <= 0)].sum() < enough:
-        gain = seen @ (area * (left > 0))
+        gain = seen @ (area * (left > 0) * REPEAT ** (need - left))
         gain[chosen] = -1.0
         chosen.append(int(gain.argmax()))
         left -= seen[chosen[-1]]
