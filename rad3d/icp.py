@@ -4,7 +4,7 @@ Chen and Medioni 1991 (point to plane), with Tukey's weight on the distance, so 
 does not pull.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -210,18 +210,18 @@ class Target:
             )
         )
 
-    def refine(self, source: Samples, poses: Poses, reaches_mm: Sequence[float], exact: bool = False) -> Poses:
+    def refine(self, source: Samples, poses: Poses, reaches_mm: Iterable[float], exact: bool = False) -> Poses:
         """One step of ICP per reach: samples further away than the reach do not count."""
         return np.concatenate([self._refine(source, block, reaches_mm, exact) for block in _blocks(poses, source)])
 
-    def _refine(self, source: Samples, poses: Poses, reaches_mm: Sequence[float], exact: bool) -> Poses:
+    def _refine(self, source: Samples, poses: Poses, reaches_mm: Iterable[float], exact: bool) -> Poses:
         for reach in reaches_mm:
             share = POINT_SHARE_EXACT if exact else POINT_SHARE
             poses = _step([self.residuals(source, poses, exact)], reach, self.radius_mm, share) @ poses
         return poses
 
 
-def refine_jointly(targets: Sequence[Target], source: Samples, pose: Pose, reaches_mm: Sequence[float]) -> Pose:
+def refine_jointly(targets: Sequence[Target], source: Samples, pose: Pose, reaches_mm: Iterable[float]) -> Pose:
     """As `Target.refine`, exact, for one pose against several targets in one frame: each pulls as it matches."""
     poses = pose[None]
     for reach in reaches_mm:
@@ -230,9 +230,7 @@ def refine_jointly(targets: Sequence[Target], source: Samples, pose: Pose, reach
     return poses[0]
 
 
-def _step(
-    residuals: Sequence[tuple[np.ndarray, ...]], reach_mm: float, radius_mm: float, point_share: float
-) -> Poses:
+def _step(residuals: Sequence[tuple[np.ndarray, ...]], reach_mm: float, radius_mm: float, point_share: float) -> Poses:
     at, delta, normal, distance = (np.concatenate(parts, axis=1) for parts in zip(*residuals, strict=True))
     weight = np.clip(1 - (distance / reach_mm) ** 2, 0, None) ** 2
     return _solve(at, delta, normal, weight, radius_mm, point_share)

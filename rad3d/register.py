@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rad3d.arrays import Mask, Matrix3, Points, Pose, ScoreMap, Vector
+from rad3d.arrays import Matrix3, Points, Pose, ScoreMap, Vector
 from rad3d.errors import RegistrationError, ScanError
 from rad3d.geometry import inverse, transform_directions, transform_points, unit
 from rad3d.icp import Poses, Samples, Target, refine_jointly, sample_surface, thin
@@ -31,7 +31,7 @@ from rad3d.symmetry import (
 from rad3d.view import View
 
 REFERENCE_SAMPLES = 40_000
-SCAN_SAMPLES = 8_000
+SCAN_SAMPLES = 16_000
 JUDGED = 4_000
 """Samples at which rival poses are compared."""
 ROTATIONS, VIEW_ROTATIONS = 600, 2000
@@ -43,8 +43,8 @@ INLIER_SHARE = 0.5
 """Inlier distance as a share of the truncation distance."""
 MIN_SAMPLES = 100
 MIN_FITNESS = 0.75
-CONTESTED_SHARE = 0.35
-"""Surface on which two poses differ by more than this share of the truncation tells which is right."""
+BACK_WEIGHT = 0.1
+"""What the reference has and the scan has not weighs less: a view misses much for reasons of its own."""
 MIN_SIGNS = 3.0
 """Standard deviations by which more of that surface has to speak for the better pose (sign test)."""
 MIN_MARGIN = 0.3
@@ -257,12 +257,10 @@ def register_surface(
     """
     query = _Whole(Target(_samples(surface, SCAN_SAMPLES, "scan")))
     wanted = np.eye(4) if initial is None else initial
-    return _register(query, reference, wanted, appearance)[0]
+    return _register(query, reference, wanted, appearance)
 
 
-def _register(
-    query: _Whole | _Seen, reference: Reference, wanted: Pose, appearance: Appearance | None
-) -> tuple[Registration, "_Candidates"]:
+def _register(query: _Whole | _Seen, reference: Reference, wanted: Pose, appearance: Appearance | None) -> Registration:
     found = _search(query, reference, wanted)
     result = _judge(query, reference, found, wanted, appearance)
     if result.fitness < SURE_FITNESS:
@@ -273,7 +271,7 @@ def _register(
             result = _judge(query, reference, found, wanted, appearance)
     if result.fitness < SURE_FITNESS and _fits_mirrored(query, reference, found):
         result = _untrusted(result, "the scan fits the part's mirror image better than the part")
-    return _check_size(query.scan, reference, result), found
+    return _check_size(query.scan, reference, result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,8 +288,8 @@ class _Candidates:
         return np.asarray(self.there.mean(axis=1) + self.back.mean(axis=1))
 
     def rivalry(self, index: int, contested_mm: float) -> tuple[float, float]:
-        """Margin and signs for the best pose against another."""
-        more = np.concatenate([self.there[index] - self.there[0], self.back[index] - self.back[0]])
+        """Margin and signs for the best pose against another, over the scan's surface where they differ that much."""
+        more = self.there[index] - self.there[0]
         for_it, against = float((more > contested_mm).sum()), float((more < -contested_mm).sum())
         differing = max(for_it + against, 1.0)
         return (for_it - against) / differing, (for_it - against) / np.sqrt(differing)
@@ -324,7 +322,9 @@ def _search(query: _Whole | _Seen, reference: Reference, wanted: Pose) -> _Candi
     there = np.concatenate([target.residuals(query.scan.samples, pose[None], exact=True)[3] for pose in poses])
     back = np.nan_to_num(query.distances_back(reference, poses))
     found = _Candidates(poses, np.minimum(there, truncation), back)
-    return found.chosen(np.argsort(found.costs))
+    # by what lies beyond the noise, which alone would decide between poses that differ in a keyway only
+    beyond = [np.maximum(part - reference.inlier_mm, 0).mean(axis=1) for part in (found.there, found.back)]
+    return found.chosen(np.argsort(beyond[0] + BACK_WEIGHT * beyond[1]))
 
 
 def _modulo_symmetry(poses: Poses, costs: np.ndarray, reference: Reference) -> Poses:
@@ -340,8 +340,7 @@ def _judge(
     query: _Query, reference: Reference, found: _Candidates, wanted: Pose, appearance: Appearance | None
 ) -> Registration:
     """The best candidate, polished, measured and compared with the others."""
-    contested = CONTESTED_SHARE * reference.truncation_mm
-    contests = [found.rivalry(index, contested) for index in range(1, len(found.poses))]
+    contests = [found.rivalry(index, reference.inlier_mm) for index in range(1, len(found.poses))]
     equal = [0, *(i for i, (margin, signs) in enumerate(contests, 1) if margin < MIN_MARGIN or signs < MIN_SIGNS)]
     margin, best = min((margin for margin, _ in contests), default=1.0), 0
     if appearance is not None and len(equal) > 1:
@@ -432,8 +431,8 @@ def _check_size(scan: Target, reference: Reference, result: Registration) -> Reg
         return result
     own, part = (float(np.sqrt(t.samples.points_mm.var(axis=0).sum())) for t in (scan, reference.target))
     ratio = own / part
-    for unit, factor in (("inches", 25.4), ("metres", 1000.0), ("centimetres", 10.0)):
-        for said, measured in ((f"is it in {unit}?", ratio * factor), (f"is the part in {unit}?", ratio / factor)):
+    for name, factor in (("inches", 25.4), ("metres", 1000.0), ("centimetres", 10.0)):
+        for said, measured in ((f"is it in {name}?", ratio * factor), (f"is the part in {name}?", ratio / factor)):
             if 1 / SIZE_RATIO < measured < SIZE_RATIO:
                 return _untrusted(result, f"the scan is {ratio:.3g} times the size of the part: {said}")
     if ratio > SIZE_RATIO:
@@ -444,17 +443,13 @@ def _check_size(scan: Target, reference: Reference, result: Registration) -> Reg
 def register_views(views: Sequence[View], reference: Reference) -> list[Registration]:
     """Find part_from_camera of every captured view of one specimen, each view in its own camera's frame.
 
-    Each is registered with the reference; where that leaves several poses, the surface that the other views of the
-    specimen saw decides. Then all are refined together. A view that cannot be registered says why; none is dropped.
+    Each is registered with the reference, then all are refined together. A view that cannot be registered says why;
+    none is dropped.
     """
     queries: list[_Seen | str] = [_query_of(view) for view in views]
-    found: list[tuple[Registration, _Candidates] | None] = [
-        None if isinstance(query, str) else _register(query, reference, np.eye(4), None) for query in queries
+    results = [
+        _nowhere(query) if isinstance(query, str) else _register(query, reference, np.eye(4), None) for query in queries
     ]
-    results = [_nowhere(str(query)) if pair is None else pair[0] for query, pair in zip(queries, found, strict=True)]
-    for index, (query, pair) in enumerate(zip(queries, found, strict=True)):
-        if isinstance(query, _Seen) and pair is not None and not results[index].trusted:
-            results[index] = _settled(index, query, pair[1], queries, results, reference)
     return _refined_together(queries, results, reference)
 
 
@@ -495,31 +490,6 @@ def _specimen(index: int, queries: Sequence[_Seen | str], results: Sequence[Regi
     normals = np.concatenate([transform_directions(pose, samples.normals) for samples, pose in seen])
     area = seen[0][0].area_mm2 / len(seen[0][0].points_mm) * len(points)
     return Samples(points, normals, True, area)
-
-
-def _settled(
-    index: int,
-    query: _Seen,
-    candidates: _Candidates,
-    queries: Sequence[_Seen | str],
-    results: Sequence[Registration],
-    reference: Reference,
-) -> Registration:
-    """The candidate that agrees best with the specimen as the other views saw it, its own deviations included."""
-    specimen = _specimen(index, queries, results)
-    if specimen is None or len(candidates.poses) < 2:
-        return results[index]
-    if results[index].fitness < MIN_FITNESS:
-        return results[index]
-    samples, limit = query.scan.samples.thinned(JUDGED), reference.inlier_mm
-    to_part = np.minimum(reference.target.residuals(samples, candidates.poses, exact=True)[3], limit)
-    to_specimen = Target(specimen).residuals(samples, candidates.poses, exact=True)[3]
-    costs = np.where(to_specimen < limit, to_specimen, to_part).mean(axis=1)
-    order = np.argsort(costs)
-    margin = float((costs[order[1]] - costs[order[0]]) / (costs[order[0]] + NOISE_MM))
-    if margin < CLEARLY_BETTER:
-        return results[index]
-    return _measured(query, reference, candidates.poses[order[0]], margin)
 
 
 def _refined_together(

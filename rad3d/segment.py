@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import label
-from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Mask, Points, Vector
 from rad3d.errors import RegistrationError
@@ -19,9 +18,8 @@ BELOW_SHARE = 0.02
 """Nothing but stray points lies behind a support."""
 BORDER_SHARE = 0.5
 """A support reaches at least this share of the edge of what was measured."""
-GAP_SHARE = 0.08
+GAP_SHARE = 0.15
 """Surface further apart than this share of the larger piece's extent belongs to different things."""
-STRAY_SHARE = 0.02
 SECOND_SHARE = 0.4
 """A second piece of at least this share of the largest is another specimen, not clutter."""
 
@@ -143,12 +141,3 @@ def _largest_piece(points: Points, name: str) -> Flags:
             remedy="scan one specimen at a time",
         )
     return np.asarray(piece == order[0])
-
-
-def without_strays(points_mm: Points, mask: Flags) -> Flags:
-    """Of flagged points those that have neighbours: flying pixels at depth edges go."""
-    chosen = points_mm[mask]
-    distance = cKDTree(chosen).query(chosen, k=min(5, len(chosen)), workers=-1)[0][:, -1]
-    result = mask.copy()
-    result[mask] = distance < 4 * np.median(distance)
-    return result
