@@ -98,7 +98,7 @@ def image_as_mesh(path):
     [
         ("cut.ply", truncated_ply, "expected"),
         ("nan.ply", nan_ply, "NaN"),
-        ("big.ply", metres_ply, "unit"),
+        ("big.ply", metres_ply, "5000 mm"),
         ("none.stl", empty_stl, "expected"),
         ("photo.stl", image_as_mesh, "expected"),
         ("photo.png", image_as_mesh, "expected"),
@@ -158,7 +158,8 @@ def test_render_writes_one_image_per_viewpoint(scans, tmp_path):
     assert run("render", scans / "fresh.ply", "-o", tmp_path / "out", *small) == 0
     images = sorted((tmp_path / "out").glob("*.png"))
     assert [image.name for image in images] == ["000.png", "001.png", "002.png"]
-    assert Image.open(images[0]).size == (96, 64)
+    with Image.open(images[0]) as image:
+        assert image.size == (96, 64)
 
 
 def test_weights_are_listed(capsys):
