@@ -17,7 +17,8 @@ from rad3d.arrays import Image, Mask, Points, ScoreMap, Values
 from rad3d.datasets.sample import Sample
 from rad3d.errors import RegistrationError, ResultError, ScanError, SettingsError
 from rad3d.files import atomic_folder
-from rad3d.inspector import Inspector, Track
+from rad3d.fitting import Track
+from rad3d.inspector import Inspector
 from rad3d.scan import Scan
 from rad3d.settings import RetrievalSettings, Settings
 from rad3d.view import View
@@ -387,13 +388,14 @@ class Inspectors:
 
 
 class Deviation:
-    """Geometry alone: distance to the nominal, or to the first good specimen; scans must be in the part frame."""
+    """Geometry alone: distance to the nominal, or to the first good specimen, after registration to it."""
 
     fingerprint = "deviation"
 
     def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
         """Take the reference."""
         from rad3d.deviation import ReferenceShape
+        from rad3d.register import build_reference
 
         reference = _nominal(samples) or next(_readable(samples, bad), None)
         if reference is None or reference.views:
@@ -404,11 +406,22 @@ class Deviation:
                 remedy="use --method rad3d, which registers and merges views",
             )
         self._shape = ReferenceShape(reference.surface)
+        self._reference = build_reference(reference.surface)
 
     def predict(self, sample: Sample) -> Prediction:
         """Absolute distance per vertex; the specimen's score is the mean of the largest hundredth."""
+        from rad3d.geometry import transform_points
+        from rad3d.register import register_surface
+
         scan = sample.load_scan()
-        points = np.abs(self._shape.signed_distance(scan.surface.points_mm))[scan.surface_from_vertex]
+        try:
+            found = register_surface(scan.surface, self._reference)
+        except RegistrationError as error:
+            return _failed(scan, str(error))
+        if not found.trusted:
+            return _failed(scan, found.reason)
+        at = transform_points(found.part_from_scan, scan.surface.points_mm)
+        points = np.abs(self._shape.signed_distance(at))[scan.surface_from_vertex]
         return Prediction(score=_top_mean(points), points=points, areas_mm2=vertex_areas(scan))
 
 
