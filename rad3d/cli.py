@@ -143,10 +143,11 @@ def render(
 
     read = read_scan(scan, unit=unit)
     viewpoints = choose_viewpoints(read, settings.views, settings.encoder.input_hw)
+    renderer = renderer_for(read)
     with atomic_folder(output) as new:
-        for camera in tracked(viewpoints.cameras, "rendering"):
-            (view,) = renderer_for(read).render([camera])
-            Image.fromarray(view.image).save(new / f"{len(list(new.iterdir())):03d}.png")
+        for number, camera in enumerate(tracked(viewpoints.cameras, "rendering")):
+            (view,) = renderer.render([camera])
+            Image.fromarray(view.image).save(new / f"{number:03d}.png")
     say(f"{len(viewpoints.cameras)} views in {output}")
     return PASS
 

@@ -116,7 +116,7 @@ def _register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
     elif any(
         view.camera is not None and not np.allclose(view.camera.part_from_camera, np.eye(4)) for view in scan.views
     ):
-        together = merged_surface([replace(view, points_mm=_of_part(view)) for view in scan.views])
+        together = merged_surface([placed(view, np.eye(4)) for view in scan.views])
         found = (register_surface(together, reference),) * len(scan.views)
     else:
         found = tuple(register_views(scan.views, reference))
@@ -130,7 +130,11 @@ def _register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
     return found
 
 
-def _of_part(view: View) -> np.ndarray:
+def placed(view: View, part_from_scan: Pose) -> View:
+    """The view in the part frame without its background, and with what the capture did not bring.
+
+    The support plane and stray things go; missing normals and intrinsics come from the cloud.
+    """
     if view.points_mm is None:
         raise ScanError(
             f"view {view.name}",
@@ -138,17 +142,12 @@ def _of_part(view: View) -> np.ndarray:
             got="an image alone",
             remedy="capture depth too; images alone are compared by `rad3d evaluate --method rad`",
         )
-    return np.where(foreground(view)[..., None], view.points_mm, np.float32(np.nan))
-
-
-def placed(view: View, part_from_scan: Pose) -> View:
-    """The view in the part frame, with what the capture did not bring: normals and intrinsics from its cloud."""
-    assert view.points_mm is not None
     camera = view.camera
     if camera is None:
         camera = Camera(view.size_hw, estimate_intrinsics(view.points_mm)[0], np.eye(4))
     normals = view.normals if view.normals is not None else normals_of(view.points_mm, camera.intrinsics)
-    return replace(view, camera=camera, normals=normals).moved(part_from_scan)
+    points = np.where(foreground(view)[..., None], view.points_mm, np.float32(np.nan))
+    return replace(view, points_mm=points, camera=camera, normals=normals).moved(part_from_scan)
 
 
 def isolated(view: View, shape: ReferenceShape) -> View:
