@@ -76,16 +76,14 @@ def patch_scores(query: torch.Tensor, keys: torch.Tensor, pos_radius: int | None
     r, side = pos_radius, 2 * pos_radius + 1
     # The memory is read once: each of its positions meets the queries around it.
     padded = F.pad(query, (0, 0, r, r, r, r))
-    around = padded.unfold(1, side, 1).unfold(2, side, 1)  # (l, h, w, c, side, side)
-    similarity = torch.bmm(
-        keys.reshape(k, layers * h * w, c).transpose(0, 1), around.reshape(layers * h * w, c, side * side)
-    )
-    best_here = similarity.amax(dim=1).reshape(layers, h, w, side, side)
+    shifts = [(dy, dx) for dy in range(side) for dx in range(side)]
+    around = torch.stack([padded[:, dy : dy + h, dx : dx + w] for dy, dx in shifts], dim=3)
+    here = keys.reshape(k, layers * h * w, c).permute(1, 2, 0)
+    best_here = torch.bmm(around.reshape(layers * h * w, side * side, c), here).amax(dim=2).reshape(layers, h, w, -1)
     best = torch.full((layers, h + 2 * r, w + 2 * r), -torch.inf)
-    for dy in range(side):
-        for dx in range(side):
-            target = best[:, dy : dy + h, dx : dx + w]
-            torch.maximum(target, best_here[..., dy, dx], out=target)
+    for number, (dy, dx) in enumerate(shifts):
+        target = best[:, dy : dy + h, dx : dx + w]
+        torch.maximum(target, best_here[..., number], out=target)
     return 1 - best[:, r : r + h, r : r + w]
 
 
