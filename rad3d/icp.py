@@ -118,7 +118,7 @@ def outliers(surface: Surface) -> Flags:
         spread = near - near.mean(axis=1, keepdims=True)
         values = np.linalg.eigvalsh(np.einsum("nki,nkj->nij", spread, spread))
         result[doubtful] = values[:, 0] > SCATTERED * values.sum(axis=1)
-    return result
+    return np.asarray(result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +227,7 @@ def refine_jointly(targets: Sequence[Target], source: Samples, pose: Pose, reach
     for reach in reaches_mm:
         found = [target.residuals(source, poses, exact=True) for target in targets]
         poses = _step(found, reach, targets[0].radius_mm, POINT_SHARE_EXACT) @ poses
-    return poses[0]
+    return np.asarray(poses[0])
 
 
 def _step(residuals: Sequence[tuple[np.ndarray, ...]], reach_mm: float, radius_mm: float, point_share: float) -> Poses:

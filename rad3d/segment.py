@@ -18,7 +18,7 @@ BELOW_SHARE = 0.02
 """Nothing but stray points lies behind a support."""
 BORDER_SHARE = 0.5
 """A support reaches at least this share of the edge of what was measured."""
-GAP_SHARE = 0.15
+GAP_SHARE = 0.12
 """Surface further apart than this share of the larger piece's extent belongs to different things."""
 SECOND_SHARE = 0.4
 """A second piece of at least this share of the largest is another specimen, not clutter."""
@@ -127,7 +127,7 @@ def _largest_piece(points: Points, name: str) -> Flags:
         kept = np.abs(points - np.median(thin, axis=0)).max(axis=1) < 5 * extent
         result = kept.copy()
         result[kept] = _largest_piece(points[kept], name)
-        return result
+        return np.asarray(result)
     filled = np.bincount(np.ravel_multi_index(tuple(place.T), tuple(size)), minlength=int(np.prod(size)))
     pieces, count = label((filled > 0).reshape(tuple(size)), np.ones((3, 3, 3)))
     piece = pieces[tuple(place.T)]

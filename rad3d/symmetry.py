@@ -147,7 +147,7 @@ def _kept(target: Target, samples: Samples, poses: Poses, near_cost: float) -> P
     costs = target.cost(samples, poses, truncation)
     costs[0] = 0
     order = distinct(poses, costs, target)
-    return poses[order[costs[order] < near_cost]]
+    return np.asarray(poses[order[costs[order] < near_cost]])
 
 
 def _axes(samples: Samples, poses: Poses) -> list[Vector]:
@@ -211,7 +211,7 @@ def _differences(a: Pose, b: Pose, symmetries: Symmetries) -> list[Pose]:
 def untwisted(motion: Pose, axis: Points) -> Pose:
     """The motion followed by the turn about the axis that leaves the least rotation in it."""
     centre, direction = axis
-    return rotation_about(direction, -_twist(motion[:3, :3], direction), centre) @ motion
+    return np.asarray(rotation_about(direction, -_twist(motion[:3, :3], direction), centre) @ motion)
 
 
 def _twist(rotation: Matrix3, axis: Vector) -> float:
@@ -229,4 +229,4 @@ def nearest_equivalent(part_from_scan: Pose, wanted: Pose, symmetries: Symmetrie
             pose = untwisted(pose @ inverse(wanted), symmetries.axis) @ wanted
         motion = pose @ inverse(wanted)
         choices.append((float(np.sum((transform_points(motion, points_mm) - points_mm) ** 2)), pose))
-    return min(choices, key=lambda choice: choice[0])[1]
+    return np.asarray(min(choices, key=lambda choice: choice[0])[1])
