@@ -78,8 +78,8 @@ def specimen_threshold(good_scores: Values, false_reject: float) -> tuple[float,
 LEAST_LOG_SPREAD = 0.08
 """Few specimens may agree by chance; their scores are never taken to vary by less than 8 %."""
 
-SINGLE_FACTOR = 1.5
-"""With a single good specimen nothing tells how good ones vary; its own re-rendered score gets this margin."""
+SINGLE_FACTOR = 4.0
+"""With a single good specimen nothing tells how good ones vary: its score, seen a second time, gets this margin."""
 
 
 def point_threshold(good_scores: list[Values], false_positive: float = 0.002) -> float:

@@ -1,6 +1,8 @@
 """What fitting is made of: from good specimens to what is remembered of them."""
 
+import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -12,6 +14,7 @@ from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.encoder import Encoder
 from rad3d.errors import ScanError
 from rad3d.evidence import Remembered
+from rad3d.geometry import bounding_sphere, rotation_about
 from rad3d.memory import Memory, provenance
 from rad3d.observe import Observation
 from rad3d.scan import Scan, Surface
@@ -19,6 +22,7 @@ from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
 from rad3d.viewpoints import choose_viewpoints
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 INSPECTABLE_COSINE = 0.5
@@ -84,8 +88,28 @@ def memory_of(observation: Observation, part: str, encoder: Encoder) -> Memory:
     return Memory.of(observation.patches, origin, [view.name for view in observation.views], encoder.fingerprint)
 
 
+SEEN_AGAIN = 0.1
+"""Radians by which the cameras turn to see a single specimen a second time."""
+
+
+def seen_twice(scan: Scan, cameras: Sequence[Camera], shape: ReferenceShape) -> list[tuple[Scan, tuple[Camera, ...]]]:
+    """A single good specimen as two, so that it can be scored at all: each a scan with its cameras.
+
+    A mesh or cloud is seen again by slightly turned cameras; of captured views every other one makes the second.
+    """
+    logger.warning("one good specimen: how much good ones vary is not known, so thresholds are guesses")
+    second = f"{scan.specimen} (seen again)"
+    if scan.views:
+        halves = scan.views[::2], scan.views[1::2]
+        return [(replace(scan, specimen=n, views=v), ()) for n, v in zip((scan.specimen, second), halves, strict=True)]
+    axis = np.array([1.0, 1.0, 1.0])
+    turn = rotation_about(axis, SEEN_AGAIN, bounding_sphere(shape.surface.points_mm)[0])
+    turned = tuple(camera.moved(turn) for camera in cameras)
+    return [(scan, tuple(cameras)), (replace(scan, specimen=second), turned)]
+
+
 def leave_one_out(memory: Memory, observations: Sequence[Observation], settings: Settings, track: Track) -> Values:
-    """Raw score of every remembered patch against the other specimens; a single specimen's are 0."""
+    """Raw score of every remembered patch against the other specimens."""
     remembered = PlacedPatches.of_memory(memory)
     scores = np.zeros(len(remembered), np.float32)
     for index, observation in enumerate(track(observations, "comparing")):

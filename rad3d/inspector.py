@@ -36,6 +36,7 @@ from rad3d.fitting import (
     reference_scan,
     remember,
     seen_by,
+    seen_twice,
     silently,
 )
 from rad3d.geometry import inverse
@@ -137,8 +138,10 @@ class Inspector:
         cameras, inspectable = (
             look_from(reference_scan(scans, nominal), settings, encoder) if not scans[0].views else ((), None)
         )
+        looks = [(scan, cameras) for scan in scans] if len(scans) > 1 else seen_twice(scans[0], cameras, shape)
         observations = [
-            observe(scan, shape, reference, cameras, encoder, settings) for scan in track(scans, "looking at")
+            observe(scan, shape, reference, from_here, encoder, settings)
+            for scan, from_here in track(looks, "looking at")
         ]
         if inspectable is None:
             inspectable = seen_by(observations, shape.surface, settings)
@@ -162,7 +165,7 @@ class Inspector:
             cameras=cameras,
             patch_scores=patch_scores,
             deviation=deviation,
-            good_scores=np.array([specimen_score(e) for e in evidence]),
+            good_scores=np.array([specimen_score(e) for e in evidence])[: len(scans)],
             point_threshold=point_threshold([e.score for e in evidence]),
         )
 

@@ -16,9 +16,10 @@ from rad3d import Inspector, Scan, load_result
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.geometry import random_rotation, transform_points, translation
 from rad3d.ply import read_ply, write_ply
-from rad3d.settings import VerdictSettings
+from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
 
 PART = "bracket"
+SMALL = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,15 @@ def test_half_a_scan_or_another_part_never_passes(inspector, good_scans):
     other = inspector.inspect(Scan("ball", vertices_mm=np.array(ball.vertices), faces=np.array(ball.faces)))
     assert other.verdict == "incomplete"
     assert "not registered" in other.reason
+
+
+def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(good_scans, dented, caplog):
+    single = Inspector.fit(good_scans[:1], SMALL, part=PART)
+    assert "one good specimen" in caplog.text
+    rate = single.threshold[1]
+    assert (rate.n_good, rate.guaranteed, rate.method) == (1, 0.5, "extrapolated")
+    assert single.inspect(dented.scan).verdict == "fail"
+    assert single.inspect(good_scans[1]).verdict == "pass"
 
 
 def test_specimens_need_names_of_their_own(good_scans):
