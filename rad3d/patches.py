@@ -145,10 +145,11 @@ def place(view: View, window: Window, grid_hw: tuple[int, int]) -> tuple[np.ndar
 
     found = per_patch(inside & view.mask[y, x])[..., 0]
     best = found.argmax(axis=2)[:, :, None, None]
+    shown = np.asarray(found.any(axis=2))[..., None]
     results = []
     for values in (view.points_mm, view.normals if view.normals is not None else np.full_like(view.points_mm, np.nan)):
         chosen = np.take_along_axis(per_patch(values[y, x]), best, axis=2)[:, :, 0]
-        results.append(np.where(found.any(axis=2)[..., None], chosen, np.nan).astype(np.float32))
+        results.append(np.where(shown, chosen, np.nan).astype(np.float32))
     return results[0], results[1]
 
 
@@ -203,4 +204,4 @@ def sample_scores(patches: Patches, scores: ScoreMap, view: int, pixels_xy: Pixe
                 known = np.isfinite(value) & (share > 1e-6)
                 total[known] += share[known] * value[known]
                 weight[known] += share[known]
-    return np.divide(total, weight, out=np.full(len(pixels_xy), np.nan), where=weight > 0)
+    return np.asarray(np.divide(total, weight, out=np.full(len(pixels_xy), np.nan), where=weight > 0))
