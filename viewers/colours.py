@@ -25,9 +25,9 @@ STOPS = 33
 _KNOWN: dict[str, tuple[str, str, Scale]] = {
     "anomaly_score": ("Anomaly score", "", "heat"),
     "deviation_mm": ("Signed deviation", "mm", "diverging"),
-    "agreement": ("Agreement of the views", "", "sequential"),
+    "agreement": ("Agreement", "", "sequential"),
     "views_seen": ("Coverage", "views", "sequential"),
-    "raw_score": ("Raw score (1 - cosine)", "", "sequential"),
+    "raw_score": ("Raw score", "", "sequential"),
 }
 
 

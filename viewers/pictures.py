@@ -58,7 +58,7 @@ def _towards(centre: Vector, side: Vector, radius: float, size_hw: tuple[int, in
 
 
 def coloured(view: View, display: Display, quantity: Quantity) -> np.ndarray:
-    """A rendered view in the quantity's colours (H, W, 4) uint8, blended between the nearest vertices; no background."""
+    """A rendered view in the quantity's colours (H, W, 4) uint8, blended between near vertices; no background."""
     assert view.points_mm is not None
     surface = np.isfinite(view.points_mm).all(axis=2)
     distance, nearest = display.tree.query(view.points_mm[surface], k=min(3, len(display.vertices_mm)))

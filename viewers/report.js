@@ -1,11 +1,14 @@
 "use strict";
 // Turns the still pictures of a specimen into a part that can be turned, where the browser has WebGL.
 (() => {
-  const GREY = "#808080"; // not inspected
-  const START = { x: -0.74, y: -1.0, z: 0.8 };
-  const HOLE = 65535; // the step that stands for "no value"
   const nonce = document.currentScript.nonce; // the page's policy runs no other script
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const GREY = [128, 128, 128]; // not inspected
+  const HOLE = 65535; // the step that stands for "no value"
+  const FIELD_OF_VIEW = 28; // degrees, narrow: a part looks as in a drawing
+  const START = { azimuth: -2.2, elevation: 0.55 };
+  const STEEPEST = Math.PI / 2 - 0.01;
+  const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
   const inflate = async (text) => {
     const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -14,124 +17,56 @@
   };
 
   let library = null;
-  const plotly = () => {
+  const three = () => {
     library ??= (async () => {
-      const code = new TextDecoder().decode(await inflate(document.getElementById("plotly").textContent));
       const script = document.createElement("script");
       script.nonce = nonce;
-      script.textContent = code;
+      script.textContent = new TextDecoder().decode(await inflate(document.getElementById("three").textContent));
       document.head.append(script);
-      return window.Plotly;
+      return window.THREE;
     })();
     return library;
   };
+
   const hasWebGL = () => {
-    const canvas = document.createElement("canvas");
-    const context = canvas.getContext("webgl");
+    const context = document.createElement("canvas").getContext("webgl2");
     context?.getExtension("WEBGL_lose_context")?.loseContext();
     return context !== null;
   };
 
-  const readable = (value, unit) => {
-    if (Number.isNaN(value)) return "not inspected";
-    return `${Number(value.toPrecision(3))}${unit ? " " + unit : ""}`;
-  };
-
-  const ink = () => getComputedStyle(document.body).color;
-
-  // Grey below the first colour, for vertices without a value.
-  const colouring = (quantity) => {
-    const gap = 0.03 * (quantity.to - quantity.from);
-    const first = gap / (quantity.to - quantity.from + gap);
-    const stops = quantity.colours.map((colour, k) => [first + ((1 - first) * k) / (quantity.colours.length - 1), colour]);
-    return {
-      values: quantity.decoded.map((value) => (Number.isNaN(value) ? quantity.from - gap : Math.max(value, quantity.from))),
-      scale: [[0, GREY], [first * 0.999, GREY], ...stops],
-      low: quantity.from - gap,
-      high: quantity.to,
-      bar: {
-        title: { text: quantity.title, side: "right" }, thickness: 12, len: 0.7, x: 1, xanchor: "right", outlinewidth: 0,
-        tickvals: quantity.ticks, ticktext: quantity.labels, tickfont: { size: 11 },
-      },
-    };
-  };
-
   const decode = async (scene) => {
     const steps = new Uint16Array(await inflate(scene.vertices));
-    const n = scene.count;
-    scene.axes = [0, 1, 2].map((axis) =>
-      Float32Array.from(steps.subarray(axis * n, (axis + 1) * n), (step) => scene.low[axis] + step * scene.step[axis]));
-    if (scene.faces) {
-      const corners = new Uint32Array(await inflate(scene.faces));
-      const m = corners.length / 3;
-      scene.corners = [0, 1, 2].map((corner) => corners.subarray(corner * m, (corner + 1) * m));
-    }
+    scene.positions = Float32Array.from(steps, (step, k) => scene.low[k % 3] + step * scene.step[k % 3]);
+    scene.corners = scene.faces && new Uint32Array(await inflate(scene.faces));
     for (const quantity of scene.quantities) {
       const values = new Uint16Array(await inflate(quantity.values));
       quantity.decoded = Float32Array.from(values, (step) => (step === HOLE ? NaN : quantity.low + step * quantity.step));
+      quantity.rgb = quantity.colours.map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
     }
   };
 
-  const surface = (scene, quantity) => {
-    const [x, y, z] = scene.axes;
-    const colour = colouring(quantity);
-    const shared = { x, y, z, hoverinfo: "none", name: "part" };
-    if (scene.corners) {
-      const [i, j, k] = scene.corners;
-      return {
-        ...shared, type: "mesh3d", i, j, k, intensity: colour.values, colorscale: colour.scale, cmin: colour.low,
-        cmax: colour.high, colorbar: colour.bar, flatshading: true,
-        lighting: { ambient: 0.5, diffuse: 0.75, specular: 0.03, roughness: 0.8, fresnel: 0 },
-        lightposition: { x: -40000, y: 80000, z: 50000 }, // of the camera: up, from the left
-      };
-    }
-    return {
-      ...shared, type: "scatter3d", mode: "markers",
-      marker: {
-        size: scene.count > 50000 ? 2 : 3, line: { width: 0 }, color: colour.values, colorscale: colour.scale,
-        cmin: colour.low, cmax: colour.high, colorbar: colour.bar, showscale: true,
-      },
-    };
-  };
-
-  const recolour = (scene, quantity) => {
-    const colour = colouring(quantity);
-    const change = { colorscale: [colour.scale], cmin: colour.low, cmax: colour.high, colorbar: colour.bar };
-    if (scene.corners) return { ...change, intensity: [colour.values] };
-    const prefixed = Object.fromEntries(Object.entries(change).map(([name, value]) => [`marker.${name}`, value]));
-    return { ...prefixed, "marker.color": [colour.values] };
-  };
-
-  const markers = (scene) => {
-    const lift = 0.05 * scene.radius;
-    const at = scene.defects.map((defect) => defect.at.map((value, axis) => value + lift * defect.normal[axis]));
-    return {
-      type: "scatter3d", mode: "markers+text", name: "defects", hoverinfo: "none",
-      x: at.map((p) => p[0]), y: at.map((p) => p[1]), z: at.map((p) => p[2]),
-      text: scene.defects.map((defect) => String(defect.id)), textposition: "middle center",
-      textfont: { color: "#111", size: 12 },
-      marker: { size: 17, color: "#fff", line: { color: "#111", width: 1.5 }, opacity: 1 },
-    };
-  };
-
-  const layout = (scene) => {
-    const axis = (k) => ({
-      visible: false, showspikes: false,
-      range: [scene.centre[k] - scene.radius, scene.centre[k] + scene.radius],
+  const colours = (quantity) => {
+    const { decoded, rgb, from, to } = quantity;
+    const result = new Uint8Array(3 * decoded.length);
+    decoded.forEach((value, k) => {
+      const place = clamp((value - from) / (to - from), 0, 1) * (rgb.length - 1);
+      const below = Math.min(Math.floor(place), rgb.length - 2);
+      for (let c = 0; c < 3; c++)
+        result[3 * k + c] = Number.isNaN(value)
+          ? GREY[c] : rgb[below][c] + (rgb[below + 1][c] - rgb[below][c]) * (place - below);
     });
-    return {
-      margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", showlegend: false, autosize: true,
-      font: { color: ink(), size: 12 }, uirevision: "kept",
-      scene: {
-        xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), aspectmode: "manual", aspectratio: { x: 1, y: 1, z: 1 },
-        dragmode: "turntable", camera: { eye: START, center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 } },
-      },
-    };
+    return result;
   };
 
-  const vector = (p) => [p.x, p.y, p.z];
-  const point = (v) => ({ x: v[0], y: v[1], z: v[2] });
-  const mix = (a, b, t) => a.map((value, k) => value + (b[k] - value) * t);
+  const readable = (value, unit) =>
+    Number.isNaN(value) ? "not inspected" : `${Number(value.toPrecision(3))}${unit ? " " + unit : ""}`;
+
+  const element = (tag, className, text = "") => {
+    const made = document.createElement(tag);
+    made.className = className;
+    made.textContent = text;
+    return made;
+  };
 
   // One specimen's drawing; only the visible specimen has one, since browsers allow few WebGL contexts.
   class Drawing {
@@ -139,143 +74,319 @@
       this.page = page;
       this.stage = page.querySelector(".stage");
       this.plot = page.querySelector(".plot");
-      this.modes = page.querySelector(".modes");
       this.readout = page.querySelector(".readout");
+      this.hint = this.readout.textContent;
+      this.fingers = new Map();
+      this.asked = false;
     }
 
     async open() {
-      this.scene ??= JSON.parse(this.page.querySelector(".scene").textContent);
-      if (!this.scene.axes) await decode(this.scene);
-      const Plotly = await plotly();
+      const THREE = await three();
+      if (!this.data) {
+        this.data = JSON.parse(this.page.querySelector(".scene").textContent);
+        await decode(this.data);
+        this.quantity = this.data.quantities[0];
+        this.furnish();
+        this.listen();
+        this.home();
+      }
       if (this.page.hidden) return;
-      this.quantity ??= this.scene.quantities[0];
+      this.renderer = new THREE.WebGLRenderer({ antialias: true, alpha: true });
+      this.renderer.setPixelRatio(window.devicePixelRatio);
+      this.camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 1, 10);
+      this.camera.up.set(0, 0, 1);
+      const lamp = new THREE.DirectionalLight(0xffffff, 0.5);
+      lamp.position.set(-0.5, 0.9, 0.7);
+      this.camera.add(lamp, lamp.target);
+      this.world = new THREE.Scene();
+      this.world.add(this.camera, new THREE.AmbientLight(0xffffff, 0.62), this.surface(THREE));
+      this.caster = new THREE.Raycaster();
+      this.caster.params.Points.threshold = 0.01 * this.data.radius;
       this.page.classList.add("drawn");
       this.plot.hidden = false;
-      const traces = [surface(this.scene, this.quantity)];
-      if (this.scene.defects.length) traces.push(markers(this.scene));
-      await Plotly.newPlot(this.plot, traces, layout(this.scene), {
-        displaylogo: false, responsive: true, scrollZoom: true, showTips: false,
-        modeBarButtons: [["toImage", "resetCameraDefault3d"]],
-      });
-      this.plot.on("plotly_hover", (event) => this.read(event.points[0]));
-      this.plot.on("plotly_click", (event) => {
-        if (event.points[0].curveNumber === 1) this.fly(event.points[0].pointNumber);
-      });
-      if (!this.listening) this.listen();
-      this.readout.hidden = false;
+      this.plot.prepend(this.renderer.domElement);
+      this.watcher = new ResizeObserver(() => this.resize());
+      this.watcher.observe(this.plot);
+      this.recolour();
+      this.resize();
+      this.draw();
       this.page.dataset.ready = "yes";
     }
 
     close() {
-      if (window.Plotly && this.page.dataset.ready) window.Plotly.purge(this.plot);
+      if (!this.renderer) return;
+      this.watcher.disconnect();
+      this.part.geometry.dispose();
+      this.renderer.dispose();
+      this.renderer.forceContextLoss();
+      this.renderer.domElement.remove();
+      this.renderer = null;
       delete this.page.dataset.ready;
     }
 
-    listen() {
-      this.listening = true;
-      for (const quantity of this.scene.quantities) {
+    surface(THREE) {
+      const { positions, corners, count } = this.data;
+      const geometry = new THREE.BufferGeometry();
+      geometry.setAttribute("position", new THREE.BufferAttribute(positions, 3));
+      geometry.setAttribute("color", new THREE.BufferAttribute(new Uint8Array(3 * count), 3, true));
+      if (corners) {
+        geometry.setIndex(new THREE.BufferAttribute(corners, 1));
+        const paint = { vertexColors: true, flatShading: true, side: THREE.DoubleSide, specular: 0x0c0c0c, shininess: 20 };
+        this.part = new THREE.Mesh(geometry, new THREE.MeshPhongMaterial(paint));
+      } else {
+        const size = 2.4 * this.data.radius / Math.sqrt(count) + 0.004 * this.data.radius;
+        this.part = new THREE.Points(geometry, new THREE.PointsMaterial({ vertexColors: true, size }));
+      }
+      return this.part;
+    }
+
+    // Switches, legend and defect markers: ordinary elements, so that they can be read and reached by keyboard.
+    furnish() {
+      const modes = this.page.querySelector(".modes");
+      for (const quantity of this.data.quantities) {
         const label = document.createElement("label");
         const input = Object.assign(document.createElement("input"), {
           type: "radio", name: `mode-${this.page.id}`, value: quantity.name, checked: quantity === this.quantity,
         });
-        const text = document.createElement("span");
-        text.textContent = quantity.title;
         input.addEventListener("change", () => {
           this.quantity = quantity;
-          window.Plotly.restyle(this.plot, recolour(this.scene, quantity), [0]);
+          this.recolour();
         });
-        label.append(input, text);
-        this.modes.append(label);
+        label.append(input, element("span", "", quantity.title));
+        modes.append(label);
       }
-      this.modes.hidden = false;
-      this.stage.addEventListener("keydown", (event) => this.key(event));
+      modes.hidden = false;
+      this.readout.hidden = false;
+      this.legend = element("div", "legend");
+      this.markers = this.data.defects.map((defect, index) => {
+        const marker = element("button", "marker", defect.id);
+        marker.type = "button";
+        marker.setAttribute("aria-label", `Go to defect ${defect.id}`);
+        marker.addEventListener("click", () => this.fly(index));
+        return marker;
+      });
+      const save = element("button", "save", "Save picture");
+      save.type = "button";
+      save.addEventListener("click", () => this.save());
+      this.plot.append(...this.markers, save);
+      this.stage.after(this.legend);
+    }
+
+    listen() {
+      const { stage, plot, fingers } = this;
+      stage.addEventListener("keydown", (event) => this.key(event));
+      plot.addEventListener("contextmenu", (event) => event.preventDefault());
+      plot.addEventListener("pointerdown", (event) => {
+        if (event.target.closest("button")) return;
+        plot.setPointerCapture(event.pointerId);
+        fingers.set(event.pointerId, event);
+      });
+      for (const end of ["pointerup", "pointercancel"]) plot.addEventListener(end, (event) => fingers.delete(event.pointerId));
+      plot.addEventListener("pointermove", (event) => this.drag(event));
+      plot.addEventListener("pointerleave", () => (this.readout.textContent = this.hint));
+      plot.addEventListener("wheel", (event) => {
+        event.preventDefault();
+        this.look({ distance: this.view.distance * Math.exp(0.0012 * event.deltaY) });
+      }, { passive: false });
       for (const button of this.page.querySelectorAll(".fly"))
         button.addEventListener("click", () => {
           this.fly(Number(button.dataset.defect));
-          const box = this.stage.getBoundingClientRect();
+          const box = stage.getBoundingClientRect();
           if (box.bottom < 60 || box.top > window.innerHeight - 60)
-            this.stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "center" });
+            stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "center" });
         });
     }
 
-    read(hit) {
-      if (hit.curveNumber !== 0) return;
-      const k = hit.pointNumber;
-      if (k === undefined) return;
-      const at = this.scene.axes.map((axis) => axis[k].toFixed(1)).join(", ");
-      const values = this.scene.quantities.map((q) => `${q.title.replace(/ \[.*\]$/, "")} ${readable(q.decoded[k], q.unit)}`);
-      this.readout.textContent = `At ${at} mm: ${values.join(" · ")}`;
+    drag(event) {
+      const before = this.fingers.get(event.pointerId);
+      if (!before) return void this.point(event);
+      const across = event.clientX - before.clientX;
+      const down = event.clientY - before.clientY;
+      if (this.fingers.size === 2) {
+        const [a, b] = [...this.fingers.values()];
+        const other = a.pointerId === event.pointerId ? b : a;
+        const apart = (finger) => Math.hypot(finger.clientX - other.clientX, finger.clientY - other.clientY) || 1;
+        this.look({ distance: this.view.distance * apart(before) / apart(event), target: this.panned(across / 2, down / 2) });
+      } else if (event.shiftKey || event.buttons === 2) this.look({ target: this.panned(across, down) });
+      else this.look({ azimuth: this.view.azimuth - 0.007 * across, elevation: this.view.elevation + 0.007 * down });
+      this.fingers.set(event.pointerId, event);
     }
 
-    camera() {
-      return this.plot._fullLayout.scene._scene.getCamera();
+    // The point looked at, moved so that the part follows the pointer by so many pixels.
+    panned(across, down) {
+      const perPixel = 2 * this.view.distance * Math.tan(FIELD_OF_VIEW * Math.PI / 360) / this.plot.clientHeight;
+      const axes = this.camera.matrixWorld.elements;
+      return this.view.target.map((value, k) => value + perPixel * (down * axes[4 + k] - across * axes[k]));
     }
 
-    look(eye, centre) {
-      return window.Plotly.relayout(this.plot, {
-        "scene.camera": { eye: point(eye), center: point(centre), up: { x: 0, y: 0, z: 1 } },
+    // Read the values under the pointer, once per frame.
+    point(event) {
+      if (event.pointerType === "touch") return;
+      this.pointer = event;
+      if (this.asked) return;
+      this.asked = true;
+      requestAnimationFrame(() => {
+        this.asked = false;
+        if (!this.renderer) return;
+        const box = this.plot.getBoundingClientRect();
+        const x = 2 * (this.pointer.clientX - box.left) / box.width - 1;
+        const y = 1 - 2 * (this.pointer.clientY - box.top) / box.height;
+        this.caster.setFromCamera({ x, y }, this.camera);
+        const [hit] = this.caster.intersectObject(this.part);
+        this.readout.textContent = hit ? this.said(hit) : this.hint;
       });
     }
 
-    async travel(eye, centre) {
-      const from = this.camera();
-      const start = performance.now();
+    said(hit) {
+      const { positions, quantities } = this.data;
+      const at = (k) => [0, 1, 2].map((c) => positions[3 * k + c]);
+      const far = (k) => Math.hypot(...at(k).map((value, c) => value - hit.point.getComponent(c)));
+      const candidates = hit.face ? [hit.face.a, hit.face.b, hit.face.c] : [hit.index];
+      const nearest = candidates.reduce((a, b) => (far(b) < far(a) ? b : a));
+      const values = quantities.map((q) => `${q.title.replace(/ \[.*\]$/, "")} ${readable(q.decoded[nearest], q.unit)}`);
+      return `At ${at(nearest).map((value) => value.toFixed(1)).join(", ")} mm: ${values.join(" · ")}`;
+    }
+
+    whole() {
+      const narrow = Math.min(1, this.plot.clientWidth / (this.plot.clientHeight || 1) || 1);
+      return 1.02 * this.data.radius / Math.sin(FIELD_OF_VIEW * Math.PI / 360) / narrow;
+    }
+
+    home() {
+      this.view = { ...START, distance: this.whole(), target: [...this.data.centre] };
+    }
+
+    look(change) {
+      const { radius } = this.data;
+      Object.assign(this.view, change);
+      this.view.elevation = clamp(this.view.elevation, -STEEPEST, STEEPEST);
+      this.view.distance = clamp(this.view.distance, 0.05 * radius, 30 * radius);
+      this.draw();
+    }
+
+    async travel(to) {
+      const from = structuredClone(this.view);
+      const turn = ((to.azimuth - from.azimuth + Math.PI) % (2 * Math.PI) + 2 * Math.PI) % (2 * Math.PI) - Math.PI;
       const trip = (this.trip = {}); // a later flight ends this one
-      const steps = calm ? 0 : 450;
+      const start = performance.now();
       for (;;) {
-        const share = steps ? Math.min((performance.now() - start) / steps, 1) : 1;
-        const eased = share * share * (3 - 2 * share);
-        await this.look(mix(vector(from.eye), eye, eased), mix(vector(from.center), centre, eased));
+        const share = calm ? 1 : Math.min((performance.now() - start) / 500, 1);
+        const t = share * share * (3 - 2 * share);
+        this.look({
+          azimuth: from.azimuth + t * turn,
+          elevation: from.elevation + t * (to.elevation - from.elevation),
+          distance: from.distance * (to.distance / from.distance) ** t,
+          target: from.target.map((value, k) => value + t * (to.target[k] - value)),
+        });
         if (share === 1 || this.trip !== trip) return;
         await new Promise(requestAnimationFrame);
       }
     }
 
     fly(index) {
-      const defect = this.scene.defects[index];
-      const centre = defect.at.map((value, axis) => (value - this.scene.centre[axis]) / (2 * this.scene.radius));
-      const away = Math.min(Math.max((2.2 * defect.size) / (2 * this.scene.radius), 0.3), 1.4);
-      const tilt = Math.abs(defect.normal[2]) > 0.9 ? [0.15, -0.4, 0] : [0, 0, 0.35];
-      const direction = defect.normal.map((value, axis) => value + tilt[axis]);
-      const length = Math.hypot(...direction) || 1;
+      const { at, normal, size } = this.data.defects[index];
       for (const button of this.page.querySelectorAll(".fly"))
         button.setAttribute("aria-pressed", String(Number(button.dataset.defect) === index));
-      return this.travel(centre.map((value, axis) => value + (away * direction[axis]) / length), centre);
+      const level = Math.hypot(normal[0], normal[1]);
+      const reach = clamp(1.6 * size, 0.18 * this.data.radius, this.data.radius);
+      return this.travel({
+        target: [...at],
+        distance: reach / Math.sin(FIELD_OF_VIEW * Math.PI / 360),
+        azimuth: level > 0.1 ? Math.atan2(normal[1], normal[0]) : this.view.azimuth,
+        elevation: clamp(Math.atan2(normal[2], level), -1.1, 1.1), // never straight down: depth has to be seen
+      });
     }
 
     key(event) {
-      const turn = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-      const zoom = { "+": 0.85, "=": 0.85, "-": 1.18, "_": 1.18 }[event.key];
-      if (!turn && !zoom && event.key !== "Home") return;
+      if (event.target !== this.stage) return;
+      const { azimuth, elevation, distance } = this.view;
+      const change = {
+        ArrowLeft: { azimuth: azimuth - 0.12 }, ArrowRight: { azimuth: azimuth + 0.12 },
+        ArrowUp: { elevation: elevation + 0.12 }, ArrowDown: { elevation: elevation - 0.12 },
+        "+": { distance: distance / 1.15 }, "=": { distance: distance / 1.15 }, "-": { distance: distance * 1.15 },
+      }[event.key];
+      if (event.key === "Home") this.travel({ ...START, distance: this.whole(), target: this.data.centre });
+      else if (change) this.look(change);
+      else return;
       event.preventDefault();
-      if (event.key === "Home") return void this.travel(vector(START), [0, 0, 0]);
-      const camera = this.camera();
-      const centre = vector(camera.center);
-      const arm = vector(camera.eye).map((value, axis) => value - centre[axis]);
-      const length = Math.hypot(...arm) * (zoom ?? 1);
-      const [across, up] = turn ?? [0, 0];
-      const azimuth = Math.atan2(arm[1], arm[0]) + across * 0.12;
-      const height = Math.asin(arm[2] / Math.hypot(...arm)) + up * 0.12;
-      const elevation = Math.min(Math.max(height, -1.5), 1.5);
-      const direction = [Math.cos(azimuth) * Math.cos(elevation), Math.sin(azimuth) * Math.cos(elevation), Math.sin(elevation)];
-      this.look(centre.map((value, axis) => value + length * direction[axis]), centre);
     }
 
-    repaint() {
-      if (this.page.dataset.ready) window.Plotly.relayout(this.plot, { "font.color": ink() });
+    recolour() {
+      const { colours: stops, title, labels, from, to, marks } = this.quantity;
+      const attribute = this.part.geometry.getAttribute("color");
+      attribute.array.set(colours(this.quantity));
+      attribute.needsUpdate = true;
+      const bar = element("div", "gradient");
+      bar.style.background = `linear-gradient(to right, ${stops.join(",")})`;
+      for (const { value, name } of marks) {
+        const mark = element("span", "threshold");
+        mark.style.left = `${100 * clamp((value - from) / (to - from), 0, 1)}%`;
+        mark.title = name;
+        bar.append(mark);
+      }
+      const ticks = element("div", "ticks");
+      ticks.append(...labels.map((label) => element("span", "", label)));
+      const scale = element("div", "scale");
+      scale.append(bar, ticks);
+      const unseen = element("div", "none", "not inspected");
+      this.legend.replaceChildren(element("div", "name", title), scale, unseen);
+      this.draw();
+    }
+
+    resize() {
+      if (!this.renderer || !this.plot.clientWidth) return;
+      this.renderer.setSize(this.plot.clientWidth, this.plot.clientHeight);
+      this.camera.aspect = this.plot.clientWidth / this.plot.clientHeight;
+      if (!this.sized) this.view.distance = this.whole();
+      this.sized = true;
+      this.draw();
+    }
+
+    draw() {
+      if (!this.renderer) return;
+      const { azimuth, elevation, distance, target } = this.view;
+      const { radius } = this.data;
+      const side = [Math.cos(azimuth) * Math.cos(elevation), Math.sin(azimuth) * Math.cos(elevation), Math.sin(elevation)];
+      this.camera.position.set(...target.map((value, k) => value + distance * side[k]));
+      this.camera.lookAt(...target);
+      this.camera.near = Math.max(distance - 4 * radius, 0.01 * distance);
+      this.camera.far = distance + 4 * radius;
+      this.camera.updateProjectionMatrix();
+      this.camera.updateMatrixWorld();
+      this.renderer.render(this.world, this.camera);
+      this.markers.forEach((marker, k) => this.place(marker, this.data.defects[k]));
+    }
+
+    // A marker stands on its defect, and is faint where that faces away.
+    place(marker, { at, normal }) {
+      const seen = new window.THREE.Vector3(...at).project(this.camera);
+      const eye = this.camera.position.toArray();
+      const facing = normal.reduce((sum, value, k) => sum + value * (eye[k] - at[k]), 0) > 0;
+      marker.style.left = `${50 * (1 + seen.x)}%`;
+      marker.style.top = `${50 * (1 - seen.y)}%`;
+      marker.classList.toggle("behind", !facing);
+      marker.hidden = Math.abs(seen.x) > 1 || Math.abs(seen.y) > 1 || seen.z > 1;
+    }
+
+    save() {
+      this.draw(); // the picture is there only until the browser shows it
+      const link = document.createElement("a");
+      link.href = this.renderer.domElement.toDataURL("image/png");
+      link.download = `${this.page.id}-${this.quantity.name}.png`; // the page's own names, never the specimen's
+      link.click();
     }
   }
 
   const pages = [...document.querySelectorAll(".page")];
-  const drawings = new Map(pages.filter((p) => p.matches(".specimen")).map((p) => [p, new Drawing(p)]));
-  const webgl = hasWebGL() && "DecompressionStream" in window;
+  const drawings = new Map(pages.filter((page) => page.matches(".specimen")).map((page) => [page, new Drawing(page)]));
+  const webgl = "DecompressionStream" in window && hasWebGL();
   document.body.dataset.webgl = webgl ? "yes" : "no";
 
   let shown = null;
   const show = () => {
     const wanted = pages.find((page) => "#" + page.id === location.hash) ?? pages[0];
     if (wanted === shown) return;
-    if (shown) drawings.get(shown)?.close();
+    drawings.get(shown)?.close();
     for (const page of pages) page.hidden = page !== wanted;
     shown = wanted;
     window.scrollTo(0, 0);
@@ -286,6 +397,5 @@
     drawing.readout.textContent = "This browser does not offer WebGL: the part is shown in still pictures.";
   };
   window.addEventListener("hashchange", show);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawings.get(shown)?.repaint());
   show();
 })();

@@ -1,8 +1,8 @@
 """Results as one HTML file that opens from disk, asks no network, and can be sent on.
 
-The 3D part is drawn by plotly.js, which plotly's Python package carries: of the libraries that ship their own
-JavaScript it has a documented interface for everything the page needs (colours, camera, clicks), and it is 1.5 MB
-when compressed. It is read from the installed package when the report is written.
+The 3D part is drawn by three.js, read from trimesh when the report is written: trimesh carries a copy for its own
+notebook view. Compressed it takes 0.15 MB of the file (plotly.js: 1.5 MB, k3d: 0.8 MB), starts at once, and shades
+flat machined faces as they are.
 """
 
 import base64
@@ -50,7 +50,7 @@ def write_report(results: Sequence[Inspection], path: str | Path, *, title: str 
 
     Raises:
         ResultError: no results, or the file cannot be written.
-        DependencyError: plotly is not installed.
+        DependencyError: the installed trimesh carries no three.js.
     """
     path = Path(path)
     page = report_html(results, title=title)
@@ -77,7 +77,7 @@ def report_html(results: Sequence[Inspection], *, title: str = "Inspection repor
         counts=[(v, VERDICT_SYMBOLS[v], verdicts.count(v)) for v in ("fail", "incomplete", "pass") if v in verdicts],
         style=_asset("report.css"),
         script=_asset("report.js"),
-        plotly=_plotly(),
+        three=_three(),
         nonce=secrets.token_urlsafe(16),
         versions=_versions(),
     )
@@ -166,8 +166,8 @@ def _scene(display: Display, inspection: Inspection) -> dict[str, Any]:
         "count": len(display.vertices_mm),
         "low": low.tolist(),
         "step": step.tolist(),
-        "vertices": _packed(np.round((display.vertices_mm - low) / step).T.astype("<u2")),
-        "faces": None if faces is None or not len(faces) else _packed(faces.T.astype("<u4")),
+        "vertices": _packed(np.round((display.vertices_mm - low) / step).astype("<u2")),
+        "faces": None if faces is None or not len(faces) else _packed(faces.astype("<u4")),
         "centre": centre.tolist(),
         "radius": radius,
         "quantities": [_quantity(quantity, inspection) for quantity in display.quantities],
@@ -197,7 +197,7 @@ def _quantity(quantity: Quantity, inspection: Inspection) -> dict[str, Any]:
         "ticks": ticks,
         "labels": [number(tick) for tick in ticks],
         "colours": colour_stops(quantity.scale),
-        "signed": quantity.scale == "diverging",
+        "marks": [{"value": inspection.point_threshold, "name": "threshold"}] if quantity.scale == "heat" else [],
     }
 
 
@@ -258,7 +258,7 @@ def _share(value: float, whole: float) -> float:
 
 
 def _versions() -> str:
-    packages = ("rad3d", "torch", "timm", "numpy", "plotly")
+    packages = ("rad3d", "torch", "timm", "numpy", "trimesh")
     found = [f"{name} {metadata.version(name)}" for name in packages if _installed(name)]
     return ", ".join([*found, f"Python {platform.python_version()}"])
 
@@ -276,18 +276,22 @@ def _asset(name: str) -> str:
 
 
 @cache
-def _plotly() -> str:
-    """plotly.js, compressed."""
-    try:
-        script = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError) as error:
+def _three() -> str:
+    """three.js, compressed: the first part of the script in trimesh's own page, on one line."""
+    import trimesh
+    from trimesh.viewer.notebook import scene_to_html
+
+    page = scene_to_html(trimesh.Scene(trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])))
+    start = page.find("!function(t,e)")
+    script = page[start : page.find("\n", start)]
+    if start < 0 or "THREE={}" not in script:
         raise DependencyError(
             "report",
-            expected="the package plotly",
-            got=str(error),
-            remedy="pip install 'rad3d[viewer]'",
-        ) from error
-    return _base64(gzip.compress(script, 9, mtime=0))
+            expected="three.js in trimesh's notebook view",
+            got=f"trimesh {trimesh.__version__} without it",
+            remedy="install the version of trimesh that this version of rad3d was tested with",
+        )
+    return _base64(gzip.compress(script.encode(), 9, mtime=0))
 
 
 def _packed(values: np.ndarray) -> str:
