@@ -25,7 +25,7 @@ from rad3d.datasets import dataset_root, load_samples
 from rad3d.datasets.sample import Choice, Sample
 from rad3d.errors import DatasetError, Rad3dError, ResultError, ScanError, UnitError
 from rad3d.files import atomic_file
-from rad3d.inspector import Track, silently
+from rad3d.fitting import Track, silently
 from rad3d.io import specimen_name
 from rad3d.scoring import AUTHORS, PartScores, score_part
 from rad3d.settings import Settings
@@ -297,6 +297,7 @@ def _title(method: MethodName, encoder: str) -> str:
     >>> _title("rad", "dinov3-b"), _title("rad", "clip-b16-q8"), _title("rad-roi", "clip-b16-q8")
     ('RAD', 'RAD (clip-b16-q8)', 'RAD cropped to the part (clip-b16-q8)')
     """
+    encoder = Path(encoder).name  # of a checkpoint the file
     if method in ("rad", "rad-roi"):
         name = "RAD" if method == "rad" else "RAD cropped to the part"
         return name if encoder == "dinov3-b" else f"{name} ({encoder})"
