@@ -26,8 +26,10 @@ def pip_download(requirement: str, scratch: Path) -> Path:
     """
     if importlib.util.find_spec("pip") is None:
         raise UnreachableError(f"no pip in {sys.executable}")
+    # pip asks the index about itself first unless told not to, and a silent index would be waited for twice.
     arguments = "download --no-deps --only-binary=:all: --retries 0 --timeout 5 --no-input --progress-bar off".split()
-    command = [sys.executable, "-m", "pip", *arguments, "--dest", str(scratch), requirement]
+    arguments += ["--disable-pip-version-check", "--dest", str(scratch)]
+    command = [sys.executable, "-m", "pip", *arguments, requirement]
     _log.info("downloading %s", requirement)
     output = scratch / "pip.log"
     with output.open("wb") as log:
