@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from rad3d.datasets import mvtec3d
 from rad3d.datasets.sample import (
     CLOUD_SUFFIXES,
@@ -32,7 +33,6 @@ from rad3d.datasets.sample import (
     read_specimen_map,
     split_good_specimens,
 )
-
 from rad3d.errors import DatasetError
 
 _log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
 from rad3d.datasets import load_samples
 from rad3d.datasets.adam3d import _MASK_FOLDERS, is_raw, parse_folder, view_number
 from rad3d.datasets.mvtec3d import MASK_FOLDERS
@@ -27,7 +28,6 @@ from rad3d.datasets.sample import (
     read_mask,
     read_specimen_map,
 )
-
 from rad3d.errors import DatasetError, Rad3dError, ScanError, UnitError
 from rad3d.organised import NotOrganisedError, organised_points
 

@@ -16,6 +16,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from rad3d.captured import is_captured, sensor_folder
+from rad3d.clouds import looks_like_points
 from rad3d.datasets.sample import (
     GOOD_NAMES,
     IMAGE_SUFFIXES,
@@ -29,9 +31,6 @@ from rad3d.datasets.sample import (
     list_files,
     part_folders,
 )
-
-from rad3d.captured import is_captured, sensor_folder
-from rad3d.clouds import looks_like_points
 from rad3d.errors import DatasetError
 from rad3d.io import ScanSource, find_scans
 

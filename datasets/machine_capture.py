@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from rad3d.datasets.machine_specimen import LAYER_MM, Specimen
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, minimum_filter
 
 from rad3d.arrays import Image, Mask, Points, ScoreMap, Values, Vector
 from rad3d.camera import Camera
+from rad3d.datasets.machine_specimen import LAYER_MM, Specimen
 from rad3d.geometry import face_normals_areas, inverse, look_at, rotation_about, transform_points, unit
 from rad3d.render.raycast import RayCaster
 from rad3d.view import View

@@ -14,7 +14,7 @@ Methods may read everything but truth/.
 import csv
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ from typing import Literal
 
 import numpy as np
 import trimesh
+
 from rad3d.datasets.machine_capture import IMAGING, Capture, Imaging, make_capture
 from rad3d.datasets.machine_defects import KINDS, DefectKind
 from rad3d.datasets.machine_layouts import png_bytes, write_mvtec_view, write_raw_view
 from rad3d.datasets.machine_specimen import DEMO_DEFECTS, DefectLabel, Specimen, make_specimen
-
 from rad3d.errors import DatasetError
 from rad3d.files import atomic_folder
 from rad3d.ply import write_ply
@@ -254,6 +254,6 @@ def _write_specimen_map(root: Path, track: str) -> None:
             rows.writerow((relative.as_posix(), f"{relative.parts[0]}_{int(image.stem) // IMAGING.views:03d}"))
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")

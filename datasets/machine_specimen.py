@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from rad3d.arrays import Faces, Indices, Points, Pose, Vector
 from rad3d.datasets.machine_defects import EDGE_MM, FINE_EDGE_MM, KINDS, Defect, DefectKind, base, plan
 from rad3d.datasets.machine_mesh import distance_to_surface, mesh_of, refine, vertex_normals
 from rad3d.datasets.machine_parts import BUILDERS, nominal
-
-from rad3d.arrays import Faces, Indices, Points, Pose, Vector
 from rad3d.errors import DatasetError
 from rad3d.geometry import face_normals_areas, inverse, random_rotation, transform_points
 from rad3d.scan import Scan
@@ -99,7 +99,9 @@ def make_specimen(
     Raises:
         DatasetError: unknown part or kind, or no room for the defects.
     """
-    for what, name, known in [("part", part, list(BUILDERS)), *(("defect", kind, list(KINDS)) for kind in defects)]:
+    asked: list[tuple[str, str, list[str]]] = [("part", part, list(BUILDERS))]
+    asked += [("defect", kind, list(KINDS)) for kind in defects]
+    for what, name, known in asked:
         if name not in known:
             raise DatasetError(
                 "machine_elements",
@@ -140,7 +142,7 @@ def _shape(part: str, planned: Sequence[Defect]) -> tuple[Points, Faces, Indices
     on = base(part)
     if not planned:
         return on.vertices, on.faces, np.zeros(len(on.vertices), np.int64)
-    solid, instance_of = on.solid, {}
+    solid, instance_of = on.solid(), {}
     for number, defect in enumerate(planned, start=1):
         if defect.tool is not None:
             tool = defect.tool.as_original()

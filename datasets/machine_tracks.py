@@ -6,7 +6,6 @@ from pathlib import Path
 from rad3d.datasets import folder, mvtec3d
 from rad3d.datasets.adam3d import grouped_by_specimen
 from rad3d.datasets.sample import Choice, DatasetInfo, Sample
-
 from rad3d.errors import DatasetError
 
 INFO = DatasetInfo(

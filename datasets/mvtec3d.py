@@ -21,7 +21,6 @@ from rad3d.datasets.sample import (
     list_files,
     part_folders,
 )
-
 from rad3d.errors import DatasetError
 from rad3d.scan import Unit
 

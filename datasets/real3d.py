@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 from rad3d.datasets.sample import GOOD_NAMES, Choice, DatasetInfo, Sample, Split, list_files, part_folders
-
 from rad3d.errors import DatasetError
 
 INFO = DatasetInfo(

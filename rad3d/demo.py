@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rad3d.datasets.machine_elements import Specimen, make_specimen
+from rad3d.datasets.machine_elements import DefectKind, Specimen, make_specimen
 from rad3d.files import atomic_folder
 from rad3d.fitting import Track, silently
 from rad3d.inspector import Inspector
@@ -17,7 +17,7 @@ from rad3d.settings import Settings
 
 PARTS = ("bracket", "flange", "spur_gear")
 GOOD_SEEDS = (1, 2, 3, 4)
-INSPECTED: tuple[tuple[int, tuple[str, ...]], ...] = (
+INSPECTED: tuple[tuple[int, tuple[DefectKind, ...]], ...] = (
     (11, ()),
     (12, ("hole",)),
     (13, ("cut", "mark")),

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from rad3d.datasets.machine_elements import make_specimen
 
 from rad3d import Inspector, Scan
+from rad3d.datasets.machine_elements import make_specimen
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 
 SMALL = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rad3d.datasets.machine_elements import make_specimen
 
 from rad3d import cli
+from rad3d.datasets.machine_elements import make_specimen
 from rad3d.ply import write_ply
 from rad3d.settings import VerdictSettings
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+
 from rad3d.datasets import DATASETS, dataset_info, dataset_root, load_samples
 from rad3d.datasets.check import TRAPS, check, corrupts, detect
 from rad3d.datasets.sample import Choice, is_soft, read_mask, read_specimen_map
-
 from rad3d.errors import DatasetError
 from rad3d.ply import write_ply
 

@@ -9,12 +9,12 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from rad3d.datasets.sample import Choice, MaskFile, Sample, ViewFiles, image_size_hw
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from rad3d import evaluate as module
 from rad3d.baselines import RAD_CROP, WHOLE, Prediction, Rad, ViewPrediction
+from rad3d.datasets.sample import Choice, MaskFile, Sample, ViewFiles, image_size_hw
 from rad3d.encoder import Encoder, rad_input
 from rad3d.errors import DatasetError, ResultError, ScanError
 from rad3d.evaluate import evaluate

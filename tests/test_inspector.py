@@ -10,9 +10,9 @@ import jsonschema
 import numpy as np
 import pytest
 import trimesh
-from rad3d.datasets.machine_elements import make_specimen
 
 from rad3d import Inspector, Scan, load_result
+from rad3d.datasets.machine_elements import make_specimen
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.geometry import random_rotation, transform_points, translation
 from rad3d.ply import read_ply, write_ply

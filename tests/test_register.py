@@ -5,10 +5,10 @@ from functools import cache
 import manifold3d
 import numpy as np
 import pytest
-from rad3d.datasets.machine_capture import make_capture
-from rad3d.datasets.machine_specimen import make_specimen
 
 from rad3d.arrays import Points, Pose
+from rad3d.datasets.machine_capture import make_capture
+from rad3d.datasets.machine_specimen import make_specimen
 from rad3d.geometry import inverse, random_rotation, rotation_about, rotation_angle, transform_points, translation
 from rad3d.icp import sample_surface
 from rad3d.register import Reference, Registration, build_reference, register_surface, register_views

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from rad3d.datasets.machine_capture import make_capture
-from rad3d.datasets.machine_specimen import make_specimen
 
 from rad3d.camera import Camera
+from rad3d.datasets.machine_capture import make_capture
+from rad3d.datasets.machine_specimen import make_specimen
 from rad3d.errors import RegistrationError
 from rad3d.geometry import inverse, look_at
 from rad3d.render.raycast import RayCaster

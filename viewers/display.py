@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from rad3d.viewers.colours import Quantity, quantities
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Faces, Indices, Points, Values
 from rad3d.geometry import bounding_sphere
 from rad3d.result import Inspection
+from rad3d.viewers.colours import Quantity, quantities
 
 WELD = 1e-6
 """Vertices nearer than this share of the part's size are one."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops, heat_colours
-from rad3d.viewers.measures import number
-from rad3d.viewers.pictures import overlay
 
 from rad3d.arrays import Indices, Points, Values
-from rad3d.result import Inspection, ViewScores
+from rad3d.result import Inspection, ViewScores, heat_colours
+from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops
+from rad3d.viewers.measures import number
+from rad3d.viewers.pictures import overlay
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

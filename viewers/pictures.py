@@ -4,8 +4,6 @@ import io
 
 import numpy as np
 from PIL import Image as PilImage
-from rad3d.viewers.colours import Quantity
-from rad3d.viewers.display import Display
 from scipy.ndimage import binary_dilation
 
 from rad3d.arrays import Image, Mask, Vector
@@ -17,6 +15,8 @@ from rad3d.render.splat import Splatter
 from rad3d.result import Defect, Inspection, ViewScores, heat_colours
 from rad3d.scan import Scan
 from rad3d.view import View
+from rad3d.viewers.colours import Quantity
+from rad3d.viewers.display import Display
 
 HEAT_ALPHA = 0.6
 SIDES = (np.array([-0.55, -0.75, 0.6]), np.array([0.55, 0.75, -0.6]))

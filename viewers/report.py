@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rad3d.errors import DependencyError, ResultError
+from rad3d.files import atomic_file
+from rad3d.result import Defect, Inspection
 from rad3d.viewers.colours import VERDICT_SYMBOLS, Quantity, colour_stops
 from rad3d.viewers.display import Display, display_of
 from rad3d.viewers.measures import defect_measures, number
@@ -32,10 +36,6 @@ from rad3d.viewers.pictures import (
     renderer_of,
     webp,
 )
-
-from rad3d.errors import DependencyError, ResultError
-from rad3d.files import atomic_file
-from rad3d.result import Defect, Inspection
 
 POINTS = 200_000
 """Vertices drawn of a single specimen; more specimens share `POINTS_OF_ALL`, so that the file stays small."""
@@ -204,6 +204,7 @@ def _quantity(quantity: Quantity, inspection: Inspection) -> dict[str, Any]:
 def _histogram(inspection: Inspection) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+
     from rad3d.viewers.figures import score_histogram
 
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):

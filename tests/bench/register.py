@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from rad3d.datasets.machine_capture import make_capture
-from rad3d.datasets.machine_specimen import Specimen, make_specimen
 
 from rad3d.arrays import Points, Pose
+from rad3d.datasets.machine_capture import make_capture
+from rad3d.datasets.machine_specimen import Specimen, make_specimen
 from rad3d.geometry import inverse, rotation_angle, transform_points
 from rad3d.icp import sample_surface
 from rad3d.register import Reference, Registration, build_reference, register_surface, register_views
