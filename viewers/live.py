@@ -1,0 +1,490 @@
+"""The interactive viewer: a page in the browser, served from this machine by viser."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rad3d.arrays import Colours, Faces, Image, Points, Pose, Vector
+from rad3d.errors import DependencyError, ResultError
+from rad3d.geometry import bounding_sphere, unit
+from rad3d.memory import Memory
+from rad3d.result import UNSEEN_GREY, Defect, Inspection, ViewScores
+from rad3d.scan import Scan
+from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, Quantity, colour_stops, quantities
+from rad3d.viewers.display import thinned
+from rad3d.viewers.measures import defect_measures, number
+from rad3d.viewers.pictures import close_up, overlay
+from rad3d.viewers.segmenting import Segmenter
+
+if TYPE_CHECKING:
+    from viser import ViserServer
+
+log = logging.getLogger(__name__)
+
+MESH_POINTS = 250_000
+CLOUD_POINTS = 1_000_000
+"""Vertices and points sent to the browser, so that a part stays under 20 MB."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OWN_COLOUR = "Own colour"
+GAP = 0.25
+"""Between specimens side by side, as share of the widest."""
+BUTTON = (72, 86, 102)
+LIGHT = 0.8
+PANEL_PIXELS = 560
+STEPS = 16
+"""Pictures of a flight to a defect."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One thing to look at.
+
+    Args:
+        name: for people; never part of a path.
+        vertices_mm: (n, 3), thinned.
+        faces: (m, 3), or None.
+        colours: by mode, (n, 3) uint8.
+        quantities: by mode, for the legend; modes without one have no scale.
+        original: how many vertices there are in truth.
+        inspection: where it is a result.
+        segmenter: where it is a result.
+    """
+
+    name: str
+    vertices_mm: Points
+    faces: Faces | None
+    colours: Mapping[str, Callable[[], Colours]]
+    quantities: Mapping[str, Quantity] = field(default_factory=dict)
+    original: int = 0
+    inspection: Inspection | None = None
+    segmenter: Segmenter | None = None
+
+
+def shown(item: Inspection | Scan | Memory) -> Shown:
+    """Prepare a result, a scan or a memory for display."""
+    if isinstance(item, Inspection):
+        rank = np.nan_to_num(item.points.anomaly_score, nan=-np.inf)
+        kept, faces = _kept(item.vertices_mm, item.faces, rank)
+        by_title = {
+            q.title: Quantity(q.name, q.label, q.unit, q.scale, q.values[kept], q.low, q.high) for q in quantities(item)
+        }
+        return Shown(
+            name=item.specimen,
+            vertices_mm=item.vertices_mm[kept].astype(np.float32),
+            faces=faces,
+            colours={title: quantity.colours for title, quantity in by_title.items()},
+            quantities=by_title,
+            original=len(item.vertices_mm),
+            inspection=item,
+            segmenter=Segmenter(item),
+        )
+    if isinstance(item, Scan):
+        vertices, own = item.vertices_mm, item.colours
+        if not len(vertices):
+            maps = [view for view in item.views if view.points_mm is not None]
+            where = [np.isfinite(view.points_mm).all(axis=2) for view in maps]
+            vertices = np.concatenate([v.points_mm[w] for v, w in zip(maps, where, strict=True)] or [np.empty((0, 3))])
+            own = np.concatenate([v.image[w] for v, w in zip(maps, where, strict=True)]) if maps else None
+        return _plain(item.specimen, vertices, item.faces, own)
+    positions = item.points_mm.reshape(-1, 3)
+    of_specimen = np.repeat(item.specimen_index, positions.shape[0] // max(len(item), 1))
+    placed = np.isfinite(positions).all(axis=1)
+    palette = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in CATEGORIES], np.uint8)
+    colours = palette[of_specimen[placed] % len(palette)]
+    part = item.specimens[0].part if item.specimens else "memory"
+    return _plain(f"{part}: {int(placed.sum()):,} remembered patches", positions[placed], None, colours)
+
+
+def _plain(name: str, vertices: Points, faces: Faces | None, own: Colours | None) -> Shown:
+    if not len(vertices):
+        raise ResultError(name, expected="a surface to show", got="none", remedy="show its images instead")
+    kept, thin = _kept(vertices, faces, np.zeros(len(vertices)))
+    colours = np.full((len(kept), 3), 190, np.uint8) if own is None else own[kept]
+    return Shown(name, vertices[kept].astype(np.float32), thin, {OWN_COLOUR: lambda: colours}, original=len(vertices))
+
+
+def _kept(vertices: Points, faces: Faces | None, rank: np.ndarray) -> tuple[np.ndarray, Faces | None]:
+    return thinned(vertices, faces, rank, CLOUD_POINTS if faces is None else MESH_POINTS)
+
+
+def serve(
+    items: Sequence[Inspection | Scan | Memory],
+    *,
+    nominal: Scan | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    block: bool = True,
+) -> "Viewer":
+    """Show results, scans and memories side by side; with `block` until Ctrl-C.
+
+    Args:
+        items: what to show.
+        nominal: drawn as a ghost, where the items are along its axes.
+        host: address to listen at; anything but this machine's own is warned about.
+        port: where to listen; the next free one if it is taken.
+        block: False returns at once; call `Viewer.stop`.
+
+    Raises:
+        ResultError: nothing to show.
+        DependencyError: viser is not installed.
+    """
+    if not items:
+        raise ResultError("view", expected="at least one thing to show", got="none", remedy="name results or scans")
+    try:
+        import viser
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            "view", expected="the package viser", got=str(error), remedy="pip install 'rad3d[viewer]'"
+        ) from error
+    if host not in LOOPBACK:
+        log.warning("listening at %s: everybody who reaches this machine can see the parts", host)
+    server = viser.ViserServer(host=host, port=port, label="rad3d", verbose=False)
+    if server.get_port() != port:
+        log.warning("port %d is taken, using %d", port, server.get_port())
+    viewer = Viewer(server, [shown(item) for item in items], nominal)
+    log.info("showing at http://%s:%d (Ctrl-C ends it)", host, server.get_port())
+    if block:
+        try:
+            server.sleep_forever()
+        except KeyboardInterrupt:
+            log.info("viewer ended")
+        finally:
+            viewer.stop()
+    return viewer
+
+
+class Viewer:
+    """What is on the page and what its switches do.
+
+    Args:
+        server: viser's, already listening.
+        items: what to show, side by side; so one camera looks at all of them alike.
+        nominal: drawn as a ghost.
+    """
+
+    def __init__(self, server: "ViserServer", items: Sequence[Shown], nominal: Scan | None = None) -> None:
+        self.server = server
+        self.items = items
+        self._lock = threading.RLock()
+        self._drawn: list[Any] = []
+        self._markers: list[Any] = []
+        self._entries: list[Any] = []
+        self._offsets = _side_by_side(items)
+        everything = np.concatenate(
+            [s.vertices_mm[:: max(1, len(s.vertices_mm) // 5000)] + o for s, o in self._placed()]
+        )
+        self._centre, self._radius = bounding_sphere(everything.astype(float))
+        self._radius = self._radius or 1.0
+        self._stage()
+        self._controls()
+        if nominal is not None:
+            self._ghost(nominal)
+        self._recolour()
+        self._resegment()
+
+    def stop(self) -> None:
+        """End the server and free its port."""
+        self.server.stop()
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{self.server.get_host()}:{self.server.get_port()}"
+
+    @property
+    def defects(self) -> list[tuple[int, Defect]]:
+        """All defects at the threshold set now, each with the number of its item."""
+        return [
+            (index, defect)
+            for index, item in enumerate(self.items)
+            if item.segmenter is not None
+            for defect in item.segmenter.defects(self._threshold_of(item.segmenter))
+        ]
+
+    def _placed(self) -> list[tuple[Shown, Vector]]:
+        return list(zip(self.items, self._offsets, strict=True))
+
+    def _stage(self) -> None:
+        scene = self.server.scene
+        scene.set_up_direction("+z")
+        scene.configure_default_lights(cast_shadow=False)
+        eye = self._centre + 2.6 * self._radius * unit(np.array([-0.55, -0.85, 0.6]))
+        camera = self.server.initial_camera
+        camera.position, camera.look_at = _triple(eye), _triple(self._centre)
+        camera.fov, camera.near, camera.far = 0.75, 0.005 * self._radius, 100 * self._radius
+        for index, (item, offset) in enumerate(self._placed()):
+            low = item.vertices_mm.min(axis=0) + offset
+            high = item.vertices_mm.max(axis=0) + offset
+            top = ((low + high) / 2)[:2].tolist()
+            if len(self.items) > 1:
+                scene.add_label(f"/name/{index}", item.name, position=(*top, float(high[2] + 0.1 * self._radius)))
+
+    def _controls(self) -> None:
+        gui = self.server.gui
+        gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
+        gui.set_panel_label("rad3d")
+        gui.add_html(self._heading())
+        modes = list(dict.fromkeys(mode for item in self.items for mode in item.colours))
+        self.mode = gui.add_dropdown("Colour", modes, hint="What the colours of the part show")
+        self.mode.on_update(lambda _: self._recolour())
+        self._legend = gui.add_html("")
+        segmenters = [item.segmenter for item in self.items if item.segmenter is not None]
+        if segmenters:
+            # one slider for specimens with different thresholds: it scales each one's own
+            top = max([s.highest / s.usual for s in segmenters if s.usual > 0] + [1.5])
+            self.threshold = gui.add_slider(
+                "Threshold", 0.1, round(1.1 * top, 2), 0.01, 1.0, hint="Times the threshold of the inspection"
+            )
+            self.threshold.on_update(lambda _: self._resegment())
+        self._show_views = None
+        if any(item.inspection is not None and item.inspection.views for item in self.items):
+            self._show_views = gui.add_checkbox("Camera positions", False)
+            self._show_views.on_update(lambda _: self._frusta())
+        self._frames: list[Any] = []
+        self._count = gui.add_html("")
+        self._list = gui.add_folder("Defects", expand_by_default=True) if segmenters else None
+        self._detail = gui.add_folder("Close up", expand_by_default=True, visible=False)
+        with self._detail:
+            self._words = gui.add_html("")
+            self._image = gui.add_image(np.full((8, 16, 3), 255, np.uint8), format="jpeg")
+        gui.add_button("Save picture", color=BUTTON).on_click(self._save_picture)
+
+    def _heading(self) -> str:
+        rows = []
+        for item in self.items:
+            found = item.inspection
+            verdict = ""
+            if found is not None:
+                style = f"color:{VERDICT_COLOURS[found.verdict]};font-weight:600"
+                verdict = f" <span style='{style}'>{VERDICT_SYMBOLS[found.verdict]} {found.verdict}</span>"
+            less = len(item.vertices_mm) < 0.99 * item.original
+            note = (
+                f"<br><small>drawn with {len(item.vertices_mm):,} of {item.original:,} points</small>" if less else ""
+            )
+            rows.append(f"<div style='overflow-wrap:anywhere'>{escape(item.name)}{verdict}{note}</div>")
+        return f"<div style='padding:0.2em 1em;font-size:0.9em'>{''.join(rows)}</div>"
+
+    def _recolour(self) -> None:
+        with self._lock, self.server.atomic():
+            first = not self._drawn
+            for index, (item, offset) in enumerate(self._placed()):
+                colours = item.colours.get(self.mode.value)
+                rgb = np.full((len(item.vertices_mm), 3), UNSEEN_GREY, np.uint8) if colours is None else colours()
+                if item.faces is None and not first:
+                    self._drawn[index].colors = rgb
+                    continue
+                drawn = self._draw(f"/part/{index}", item, rgb, offset)
+                self._drawn[index : index + 1] = [drawn]
+            scales = [item.quantities[self.mode.value] for item in self.items if self.mode.value in item.quantities]
+            self._legend.content = _legend(scales[0]) if scales else ""
+
+    def _draw(self, name: str, item: Shown, rgb: Colours, offset: Vector) -> Any:
+        scene = self.server.scene
+        if item.faces is None:
+            spacing = 2.2 * self._radius / np.sqrt(len(item.vertices_mm))
+            points = item.vertices_mm.astype(np.float32)
+            return scene.add_point_cloud(
+                name, points, rgb, point_size=float(spacing), point_shape="circle", position=_triple(offset)
+            )
+        import trimesh
+
+        # GLB colours are linear light (glTF 2.0, 3.9.2); a little darker, since the lights add up to more than one
+        linear = (255 * LIGHT * (rgb / 255.0) ** 2.2).round().astype(np.uint8)
+        mesh = trimesh.Trimesh(item.vertices_mm, item.faces, vertex_colors=linear, process=False)
+        return scene.add_mesh_trimesh(name, mesh, position=_triple(offset))
+
+    def _ghost(self, nominal: Scan) -> None:
+        ghost = shown(nominal)
+        if ghost.faces is None:
+            raise ResultError(nominal.specimen, expected="a mesh as nominal", got="points", remedy="give its CAD mesh")
+        scene = self.server.scene
+        handles = [
+            scene.add_mesh_simple(
+                f"/nominal/{index}",
+                ghost.vertices_mm,
+                ghost.faces,
+                color=(120, 150, 180),
+                opacity=0.25,
+                side="double",
+                position=_triple(offset),
+            )
+            for index, offset in enumerate(self._offsets)
+        ]
+        switch = self.server.gui.add_checkbox("Nominal", True)
+
+        def toggle(_: object) -> None:
+            for handle in handles:
+                handle.visible = switch.value
+
+        switch.on_update(toggle)
+
+    def _threshold_of(self, segmenter: Segmenter) -> float:
+        factor = self.threshold.value
+        return segmenter.usual if factor == 1.0 else factor * segmenter.usual
+
+    def _resegment(self) -> None:
+        """New list and markers for the threshold set now."""
+        if self._list is None:
+            return
+        gui, scene = self.server.gui, self.server.scene
+        with self._lock:
+            found = self.defects
+            with self.server.atomic():
+                for handle in self._markers + self._entries:
+                    handle.remove()
+                self._markers, self._entries = [], []
+                what = "1 defect" if len(found) == 1 else f"{len(found)} defects"
+                self._count.content = f"<div class='rad3d-count' style='padding:0.2em 1em'><b>{what}</b></div>"
+                for index, defect in found:
+                    at = np.asarray(defect.centroid_mm) + self._offsets[index]
+                    lifted = at + 0.04 * self._radius * np.asarray(defect.normal)
+                    self._markers.append(
+                        scene.add_label(f"/defect/{index}-{defect.id}", str(defect.id), position=_triple(lifted))
+                    )
+                    of = f" ({self.items[index].name})" if len(self.items) > 1 else ""
+                    label = f"{defect.id}{of}: {number(defect.area_mm2)} mm², peak {number(defect.peak_score)}"
+                    with self._list:
+                        button = gui.add_button(label, color=BUTTON)
+                    button.on_click(self._going_to(index, defect))
+                    self._entries.append(button)
+
+    def _going_to(self, index: int, defect: Defect) -> Callable[[Any], None]:
+        def go(event: Any) -> None:
+            self._explain(index, defect)
+            if event.client is not None:
+                self.fly(event.client, index, defect)
+
+        return go
+
+    def fly(self, client: Any, index: int, defect: Defect) -> None:
+        """Move one browser's camera to look at a defect from in front of it."""
+        target = np.asarray(defect.centroid_mm) + self._offsets[index]
+        reach = float(np.clip(6 * defect.extent_mm[0], 0.4 * self._radius, 2 * self._radius))
+        direction = unit(unit(np.asarray(defect.normal, float)) + np.array([0.1, -0.35, 0.25]))
+        start, looked = np.array(client.camera.position), np.array(client.camera.look_at)
+        for step in range(1, STEPS + 1):
+            share = step / STEPS
+            eased = share * share * (3 - 2 * share)
+            with client.atomic():
+                client.camera.position = start + eased * (target + reach * direction - start)
+                client.camera.look_at = looked + eased * (target - looked)
+            client.flush()
+            threading.Event().wait(0.025)
+
+    def _explain(self, index: int, defect: Defect) -> None:
+        """Measures and the part of a view that shows the defect, beside its heat map."""
+        inspection = self.items[index].inspection
+        assert inspection is not None
+        rows = "".join(
+            f"<tr><td style='padding-right:1em;opacity:0.7'>{escape(name)}</td><td>{escape(value)}</td></tr>"
+            for name, value in defect_measures(defect)
+        )
+        self._words.content = f"<table style='font-size:0.85em;margin:0 1em'>{rows}</table>"
+        # a defect segmented again has no place in the part frame, which the views are in
+        found = close_up(inspection, defect) if defect in inspection.defects else None
+        self._image.visible = found is not None
+        if found is not None:
+            view, window = found
+            self._image.image = _pair(view, inspection.point_threshold, window)
+        self._detail.visible = True
+
+    def _frusta(self) -> None:
+        """The cameras of the views; a click shows the image and its heat map."""
+        assert self._show_views is not None
+        with self._lock, self.server.atomic():
+            for handle in self._frames:
+                handle.remove()
+            self._frames = []
+            if not self._show_views.value:
+                return
+            for index, (item, offset) in enumerate(self._placed()):
+                for number_, view in enumerate(item.inspection.views if item.inspection is not None else ()):
+                    if view.part_from_camera is not None and view.intrinsics is not None:
+                        self._frames.append(self._frustum(f"/view/{index}-{number_}", item, view, offset))
+
+    def _frustum(self, name: str, item: Shown, view: ViewScores, offset: Vector) -> Any:
+        import viser.transforms as vtf
+
+        assert item.inspection is not None
+        assert view.part_from_camera is not None
+        assert view.intrinsics is not None
+        threshold = item.inspection.point_threshold
+        pose = _scan_from_part(item.inspection) @ view.part_from_camera
+        height, width = view.score.shape
+        step = max(1, max(height, width) // 128)
+        handle = self.server.scene.add_camera_frustum(
+            name,
+            fov=float(2 * np.arctan(height / 2 / view.intrinsics[1, 1])),
+            aspect=width / height,
+            scale=0.16 * self._radius,
+            image=overlay(view, threshold)[::step, ::step],
+            format="jpeg",
+            wxyz=vtf.SO3.from_matrix(pose[:3, :3]).wxyz,
+            position=_triple(pose[:3, 3] + offset),
+        )
+
+        def show(_: object) -> None:
+            self._words.content = f"<div style='padding:0 1em'>{escape(view.name)}</div>"
+            self._image.image = _pair(view, threshold, (slice(None), slice(None)))
+            self._image.visible = self._detail.visible = True
+
+        handle.on_click(show)
+        return handle
+
+    def _save_picture(self, event: Any) -> None:
+        if event.client is None:
+            return
+        import io
+
+        from PIL import Image as PilImage
+
+        picture = event.client.get_render(height=1080, width=1620)
+        file = io.BytesIO()
+        PilImage.fromarray(picture).save(file, "PNG")
+        event.client.send_file_download("rad3d.png", file.getvalue())
+
+
+def _side_by_side(items: Sequence[Shown]) -> list[Vector]:
+    """Offsets that put the items in a row along x; the first stays where it is."""
+    offsets = [np.zeros(3)]
+    widths = [np.ptp(item.vertices_mm[:, 0]) for item in items]
+    right = float(items[0].vertices_mm[:, 0].max())
+    for item, width in zip(items[1:], widths[1:], strict=True):
+        left = right + GAP * float(max(widths))
+        offsets.append(np.array([left - float(item.vertices_mm[:, 0].min()), 0, 0]))
+        right = left + float(width)
+    return offsets
+
+
+def _scan_from_part(inspection: Inspection) -> Pose:
+    """The views are in the part frame, the vertices along the file's axes."""
+    part_from_scan = getattr(inspection, "part_from_scan", None)
+    return np.eye(4) if part_from_scan is None else np.linalg.inv(part_from_scan)
+
+
+def _pair(view: ViewScores, threshold: float, window: tuple[slice, slice]) -> Image:
+    """The image beside its heat map, as wide as the panel."""
+    pair = np.concatenate([view.image[window], overlay(view, threshold)[window]], axis=1)
+    times = max(1, PANEL_PIXELS // pair.shape[1])
+    return pair.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _legend(quantity: Quantity) -> str:
+    stops = ",".join(colour_stops(quantity.scale))
+    ticks = "".join(f"<span>{number(v)}</span>" for v in np.linspace(quantity.low, quantity.high, 3))
+    return (
+        "<div style='padding:0.2em 1em 0.5em;font-size:0.8em'>"
+        f"<div style='height:10px;border-radius:2px;background:linear-gradient(to right,{stops})'></div>"
+        f"<div style='display:flex;justify-content:space-between'>{ticks}</div>"
+        f"<div style='opacity:0.75'>{escape(quantity.title)}; grey: not inspected</div></div>"
+    )
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

@@ -1,0 +1,47 @@
+"""Defects of a finished inspection at another threshold, as `rad3d.inspector` would have found them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from rad3d.arrays import Values
+from rad3d.defects import measure, regions
+from rad3d.result import Defect, Inspection
+from rad3d.scan import Scan, Surface
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """Segments one inspection again; what does not depend on the threshold is prepared once."""
+
+    inspection: Inspection
+
+    @cached_property
+    def _scored(self) -> tuple[Surface, Values]:
+        """The surface that is judged, and its scores: refined points take that of the nearest vertex."""
+        inspection = self.inspection
+        surface = Scan("shown", vertices_mm=inspection.vertices_mm, faces=inspection.faces).surface
+        _, nearest = cKDTree(inspection.vertices_mm).query(surface.points_mm)
+        return surface, inspection.points.anomaly_score[nearest]
+
+    @property
+    def usual(self) -> float:
+        """The threshold that the inspection itself used."""
+        return self.inspection.threshold
+
+    @property
+    def highest(self) -> float:
+        """No surface scores higher; above it there is no defect."""
+        scores = self.inspection.points.anomaly_score
+        return float(np.nanmax(scores)) if np.isfinite(scores).any() else 0.0
+
+    def defects(self, threshold: float) -> tuple[Defect, ...]:
+        """Defects with a peak above `threshold`, worst first, along the axes of the inspection's vertices."""
+        if threshold == self.usual:
+            return self.inspection.defects
+        surface, scores = self._scored
+        least_area = self.inspection.settings.get("verdict", {}).get("min_area_mm2", 0.0)
+        low = min(self.inspection.point_threshold, threshold)
+        return measure(surface, scores, regions(surface, scores, low, threshold, least_area), np.eye(4))
