@@ -8,11 +8,11 @@ from typing import Literal, get_args
 
 import numpy as np
 from manifold3d import CrossSection, Manifold, Mesh64, OpType
-from rad3d.datasets.machine_mesh import edges_of, mesh_of, refine, vertex_normals
-from rad3d.datasets.machine_parts import nominal
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Faces, Flags, Points, Values, Vector
+from rad3d.datasets.machine_mesh import edges_of, mesh_of, refine, vertex_normals
+from rad3d.datasets.machine_parts import nominal
 from rad3d.errors import DatasetError
 from rad3d.geometry import face_normals_areas, unit
 from rad3d.render.raycast import RayCaster
@@ -65,9 +65,8 @@ class Base:
     faces: Faces
     normals: Points
 
-    @cached_property
     def solid(self) -> Manifold:
-        """The mesh as a solid that keeps all its triangles through booleans."""
+        """The mesh as a solid that keeps all its triangles through booleans (not kept; see `nominal`)."""
         face_id = np.arange(len(self.faces), dtype=np.uint64)
         return Manifold(Mesh64(self.vertices, self.faces.astype(np.uint64), face_id=face_id)).as_original()
 
@@ -273,9 +272,9 @@ def _burr(on: Base, size: float, rng: np.random.Generator) -> list[Defect]:
 
 
 def _missing_feature(on: Base, size: float, rng: np.random.Generator) -> list[Defect]:
-    features = nominal(on.part).features
-    feature = features[int(rng.integers(len(features)))]
-    touched = feature.solid if feature.filled else feature.solid ^ on.solid
+    part = nominal(on.part)
+    feature = part.features[int(rng.integers(len(part.features)))]
+    touched = feature.solid if feature.filled else feature.solid ^ part.solid
     box = np.array(touched.bounding_box()).reshape(2, 3)
     radius = float(np.linalg.norm(box[1] - box[0])) / 2 + 0.3
     return [Defect("missing_feature", box.mean(axis=0), radius, feature.solid, adds=feature.filled)]

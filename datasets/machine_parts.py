@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from manifold3d import CrossSection, Manifold, OpType
@@ -228,9 +227,8 @@ BUILDERS: dict[str, Callable[[], Nominal]] = {
 }
 
 
-@cache
 def nominal(part: str) -> Nominal:
-    """The part as designed.
+    """The part as designed; made anew each time, for solids kept until exit make manifold3d complain of leaks.
 
     Raises:
         KeyError: there is no such part; `BUILDERS` lists them.
