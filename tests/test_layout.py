@@ -55,6 +55,8 @@ def test_every_module_has_its_place():
 
 @pytest.mark.parametrize("module", modules())
 def test_doctests(module):
+    if module == "render.rasterize":
+        pytest.importorskip("pytorch3d")
     result = doctest.testmod(importlib.import_module(f"rad3d.{module}"))
     assert result.failed == 0
 
