@@ -20,6 +20,7 @@ from rad3d.settings import Settings
 
 if TYPE_CHECKING:
     from rad3d.result import Inspection
+    from rad3d.scan import Scan
 
 T = TypeVar("T")
 UnitName = Literal["mm", "m", "inch"]
@@ -260,6 +261,39 @@ def report(
     return PASS
 
 
+def view(
+    paths: Paths,
+    /,
+    nominal: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+) -> int:
+    """Show results, scans or a memory in the browser, side by side, until Ctrl-C.
+
+    Args:
+        paths: folders written by `rad3d inspect` or `rad3d fit`, or scans.
+        nominal: CAD of the part, drawn as a ghost.
+        host: address to listen at.
+        port: where to listen; the next free one if it is taken.
+    """
+    from rad3d.io import read_scan, read_scans
+    from rad3d.memory import Memory
+    from rad3d.result import find_results, holds_results, load_result
+    from rad3d.viewers.live import serve
+
+    logging.getLogger("rad3d").setLevel(logging.INFO)
+    items: list[Inspection | Scan | Memory] = []
+    for path in paths:
+        if (Path(path) / "memory.json").exists():
+            items.append(Memory.load(path))
+        elif holds_results(path):
+            items += [load_result(folder) for folder in find_results([path])]
+        else:
+            items += read_scans([path])
+    serve(items, nominal=None if nominal is None else read_scan(nominal), host=host, port=port)
+    return PASS
+
+
 def datasets(
     action: Positional[Literal["list", "info", "check", "make"]],
     name: Positional[str] = "",
@@ -387,6 +421,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "render": render,
     "info": info,
     "report": report,
+    "view": view,
     "datasets": datasets,
     "evaluate": evaluate,
     "weights": weights,

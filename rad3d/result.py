@@ -237,16 +237,25 @@ def find_results(paths: Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for given in paths:
-        expanded = sorted(Path(path) for path in glob.glob(str(given))) or [Path(given)]  # noqa: PTH207 (absolute)
-        here = [
-            report.parent
-            for path in expanded
-            for report in sorted((*path.glob("report.json"), *path.glob("*/report.json")))
-        ]
+        here = _results_in(given)
         if not here:
             raise ResultError(given, expected="results of `rad3d inspect`", got="none", remedy="check the path")
         found += here
     return list(dict.fromkeys(found))
+
+
+def holds_results(path: str | Path) -> bool:
+    """Whether `find_results` finds any there."""
+    return bool(_results_in(path))
+
+
+def _results_in(given: str | Path) -> list[Path]:
+    expanded = sorted(Path(path) for path in glob.glob(str(given))) or [Path(given)]  # noqa: PTH207 (absolute)
+    return [
+        report.parent
+        for path in expanded
+        for report in sorted((*path.glob("report.json"), *path.glob("*/report.json")))
+    ]
 
 
 UNSEEN_GREY = 128
