@@ -28,7 +28,7 @@ LARGE_PIXELS = 200_000_000
 
 
 def made_maps(count: int, size_hw: tuple[int, int], seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Smooth noise with round defects in half of the maps (about 2 % of the pixels) that stand out by chance."""
+    """Smooth noise with round defects in half of the maps (below 1 % of the pixels) that stand out by chance."""
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(seed)
@@ -37,8 +37,8 @@ def made_maps(count: int, size_hw: tuple[int, int], seed: int) -> tuple[list[np.
     for i in range(count):
         score = gaussian_filter(rng.standard_normal(size_hw, np.float32), 2)
         mask = np.zeros(size_hw, bool)
-        for _ in range(rng.integers(2, 8) if i % 2 else 0):
-            r, c, radius = rng.integers(0, size_hw[0]), rng.integers(0, size_hw[1]), rng.uniform(5, 45)
+        for _ in range(rng.integers(1, 5) if i % 2 else 0):
+            r, c, radius = rng.integers(0, size_hw[0]), rng.integers(0, size_hw[1]), rng.uniform(4, 25)
             spot = (rows - r) ** 2 + (columns - c) ** 2 < radius**2
             score[spot] += rng.uniform(0, 0.5)
             mask |= spot
