@@ -36,4 +36,11 @@ def load(root: Path, choice: Choice) -> list[Sample]:
     views = root / choice.track / "mvtec"
     single = mvtec3d.list_layout(views, choice, INFO.name, "mm")
     samples = grouped_by_specimen(views, single, root / "truth" / f"{choice.track}_specimens.csv")
-    return [replace(sample, split="test") if sample.split == "validation" else sample for sample in samples]
+    return [
+        replace(
+            sample,
+            split="test" if sample.split == "validation" else sample.split,
+            nominal=root / "meshes" / sample.part / "nominal.stl",  # the CAD is the same for every track
+        )
+        for sample in samples
+    ]
