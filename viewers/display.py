@@ -77,13 +77,13 @@ def thinned(vertices: Points, faces: Faces | None, rank: Values, limit: int) -> 
         grid = ((vertices - low) / cell).astype(np.int64)
         span = grid.max(axis=0) + 1
         key = (grid[:, 0] * span[1] + grid[:, 1]) * span[2] + grid[:, 2]
-        order = np.lexsort((-rank, key))
-        first = np.r_[True, np.diff(key[order]) > 0]
-        count = int(first.sum())
+        count = 1 + int((np.diff(np.sort(key)) > 0).sum())
         if count <= limit:
             break
         # a surface has some (size / cell)^2 cells; one that is finer than its points says nothing about the next
         cell = max(1.03 * cell * np.sqrt(count / limit), size / (4 * np.sqrt(limit)))
+    order = np.lexsort((-rank, key))
+    first = np.r_[True, np.diff(key[order]) > 0]
     kept = order[first]
     if faces is None:
         return kept, None

@@ -226,7 +226,8 @@ class Viewer:
 
     def _controls(self) -> None:
         gui = self.server.gui
-        gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
+        gui.configure_theme(show_logo=False, show_share_button=False)
+        gui.main_panel.dock_right()
         gui.set_panel_label("rad3d")
         gui.add_html(self._heading())
         modes = list(dict.fromkeys(mode for item in self.items for mode in item.colours))

@@ -33,6 +33,15 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def percent(share: float | None) -> str:
+    """One digit after the point only where it matters: 100 % is said of everything, never of nearly everything."""
+    if share is None or not np.isfinite(share):
+        return "–"
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f}%"
+
+
 def defect_measures(defect: Defect) -> list[tuple[str, str]]:
     """What there is to say about a defect, by name, with units; the known measures first, then any other."""
     present = [f.name for f in fields(defect) if f.name not in _LEFT_OUT and getattr(defect, f.name) is not None]

@@ -26,7 +26,7 @@ from rad3d.files import atomic_file
 from rad3d.result import Defect, Inspection
 from rad3d.viewers.colours import VERDICT_SYMBOLS, Quantity, colour_stops
 from rad3d.viewers.display import Display, display_of
-from rad3d.viewers.measures import defect_measures, number
+from rad3d.viewers.measures import defect_measures, number, percent
 from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
@@ -113,8 +113,8 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dic
         "score": number(inspection.score),
         "threshold": number(inspection.threshold),
         "share_of_threshold": _share(inspection.score, 2 * inspection.threshold),
-        "coverage": _percent(inspection.coverage),
-        "coverage_total": _percent(inspection.coverage_total),
+        "coverage": percent(inspection.coverage),
+        "coverage_total": percent(inspection.coverage_total),
         "least_coverage": inspection.settings.get("verdict", {}).get("min_coverage"),
         "false_reject": _false_reject(inspection),
         "defects": defects,
@@ -241,17 +241,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 def _false_reject(inspection: Inspection) -> str:
     rate = inspection.false_reject
     guaranteed = rate.get("guaranteed")
-    sure = "no rate guaranteed" if guaranteed is None else f"at most {_percent(guaranteed)} guaranteed"
-    return f"asked {_percent(rate.get('asked'))}, {sure}, from {rate.get('n_good')} good specimens"
-
-
-def _percent(share: float | None) -> str:
-    """One digit after the point only where it matters: 100 % is said of everything, never of nearly everything."""
-    if share is None or not np.isfinite(share):
-        return "–"
-    if share in (0.0, 1.0):
-        return f"{share:.0%}"
-    return f"{min(max(100 * share, 0.1), 99.9):.1f}%"
+    sure = "no rate guaranteed" if guaranteed is None else f"at most {percent(guaranteed)} guaranteed"
+    return f"asked {percent(rate.get('asked'))}, {sure}, from {rate.get('n_good')} good specimens"
 
 
 def _share(value: float, whole: float) -> float:

@@ -1,0 +1,216 @@
+"""The live viewer: what it serves, and that a real browser shows it.
+
+Results are synthetic here: a ball with made-up scores.
+"""
+
+import logging
+import re
+import shutil
+import socket
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from rad3d.defects import PEAK_SHARE
+from rad3d.errors import ResultError
+from rad3d.result import Defect, Inspection, PointScores
+from rad3d.scan import Scan
+from rad3d.viewers.segmenting import Segmenter
+
+pytest.importorskip("viser", reason="the extra `viewer` is not installed")
+from rad3d.viewers.live import serve, shown
+
+PEAKS = ((np.array([20.0, 0, 0]), 4.0), (np.array([0, -20.0, 0]), 2.0))
+
+
+def inspection(name="ball", cloud=False):
+    mesh = trimesh.creation.icosphere(4, radius=20)
+    vertices = np.asarray(mesh.vertices)
+    score = np.full(len(vertices), 0.2, np.float32)
+    for centre, height in PEAKS:
+        score += (height * np.exp(-((vertices - centre) ** 2).sum(axis=1) / 18)).astype(np.float32)
+    defects = tuple(
+        Defect(k + 1, tuple(at), tuple(at), tuple(at / 20), 60.0, (9.0, 9.0, 0.5), 0.2 + height, height / 2)
+        for k, (at, height) in enumerate(PEAKS)
+    )
+    return Inspection(
+        specimen=name,
+        source="",
+        unit="mm",
+        verdict="fail",
+        reason="2 defects above the threshold",
+        score=4.2,
+        threshold=1.0,
+        point_threshold=1.0,
+        coverage=1.0,
+        coverage_total=1.0,
+        false_reject={},
+        settings={"verdict": {"min_area_mm2": 0.5}},
+        fingerprint="",
+        timings_s={},
+        defects=defects,
+        vertices_mm=vertices,
+        faces=None if cloud else np.asarray(mesh.faces),
+        points=PointScores(score, score, score / 5, np.ones(len(score), np.int32), vertices[:, 2].astype(np.float32)),
+    )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def served():
+    viewers = []
+
+    def serving(items, **options):
+        viewers.append(serve(items, port=options.pop("port", None) or free_port(), block=False, **options))
+        return viewers[-1]
+
+    yield serving
+    for viewer in viewers:
+        viewer.stop()
+
+
+@pytest.mark.parametrize("cloud", [False, True])
+def test_segments_again_as_the_peaks_are(cloud):
+    segmenter = Segmenter(inspection(cloud=cloud))
+    assert segmenter.defects(1.0) == segmenter.inspection.defects
+    assert [len(segmenter.defects(t)) for t in (1.5, 2.5, 5.0)] == [2, 1, 0]
+    (worst,) = segmenter.defects(2.5)
+    assert worst.peak_score == pytest.approx(4.2, abs=0.05)
+    assert np.linalg.norm(np.array(worst.centroid_mm) - PEAKS[0][0]) < 1.5
+    # where 4 exp(-r^2 / 18) + 0.2 exceeds the share of its peak at which a defect ends; some 2 mm^2 a point
+    assert worst.area_mm2 == pytest.approx(np.pi * 18 * np.log(4 / (PEAK_SHARE * 4.2 - 0.2)), rel=0.2)
+
+
+def test_slider_changes_list_and_markers(served):
+    viewer = served([inspection()])
+    assert len(viewer.defects) == 2
+    viewer.threshold.value = 2.5
+    assert len(viewer.defects) == 1
+    viewer.threshold.value = 1.0
+    assert len(viewer.defects) == 2
+
+
+def test_side_by_side_without_touching(served):
+    viewer = served([inspection("a"), inspection("b", cloud=True), Scan("c", vertices_mm=inspection().vertices_mm)])
+    spans = sorted((o[0] + s.vertices_mm[:, 0].min(), o[0] + s.vertices_mm[:, 0].max()) for s, o in viewer._placed())
+    assert all(right < left for (_, right), (left, _) in pairwise(spans))
+    assert [index for index, _ in viewer.defects] == [0, 0, 1, 1]
+
+
+def test_taken_port_moves_on_and_says_so(served, caplog):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with caplog.at_level(logging.WARNING):
+            viewer = served([inspection()], port=port)
+    assert viewer.server.get_port() != port
+    assert f"port {port} is taken, using {viewer.server.get_port()}" in caplog.text
+
+
+def test_only_this_machine_unless_told(served, caplog):
+    with caplog.at_level(logging.WARNING):
+        viewer = served([inspection()])
+        assert viewer.server.get_host() == "127.0.0.1"
+        assert "everybody" not in caplog.text
+        served([inspection()], host="0.0.0.0")
+    assert "everybody who reaches this machine can see the parts" in caplog.text
+
+
+def test_more_points_than_a_browser_draws_are_thinned():
+    rng = np.random.default_rng(0)
+    item = shown(Scan("big", vertices_mm=rng.uniform(0, 100, (1_200_000, 3))))
+    assert item.original == 1_200_000
+    assert 300_000 < len(item.vertices_mm) <= 1_000_000
+    sent = item.vertices_mm.astype(np.float16).nbytes + item.colours["Own colour"]().nbytes
+    assert sent < 20e6
+
+
+def test_nothing_to_show_is_an_error():
+    with pytest.raises(ResultError, match="at least one thing"):
+        serve([])
+    nothing = replace(Scan("x", vertices_mm=np.zeros((1, 3))), specimen="x")
+    object.__setattr__(nothing, "vertices_mm", np.empty((0, 3)))
+    with pytest.raises(ResultError, match="a surface to show"):
+        shown(nothing)
+
+
+# In a browser
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist"
+).split()
+PATIENCE_MS = 150_000
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def coloured(tab, file, enough):
+    """Wait until the page shows what is asked; the picture."""
+    for _ in range(60):
+        tab.screenshot(path=file, timeout=PATIENCE_MS, clip={"x": 0, "y": 160, "width": 600, "height": 440})
+        picture = np.asarray(Image.open(file).convert("RGB")).astype(int)
+        if enough(picture):
+            return picture
+        tab.wait_for_timeout(500)
+    raise AssertionError(f"never seen; the last picture is {file}")
+
+
+def red(picture):
+    return (picture[..., 0] > 110) & (picture[..., 1] < 70) & (picture[..., 2] < 80)
+
+
+def blue(picture):
+    return picture[..., 2] > picture[..., 0] + 40
+
+
+def test_browser_shows_switches_and_flies(browser, served, tmp_path):
+    name = "<img src=x onerror=alert(1)>"
+    viewer = served([inspection(name)])
+    wrong = []
+    tab = browser.new_page(viewport={"width": 900, "height": 640})
+    tab.set_default_timeout(PATIENCE_MS)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    own = (viewer.url, viewer.url.replace("http", "ws"), "data:", "blob:")
+    tab.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+    tab.goto(viewer.url)
+    tab.get_by_text("2 defects").wait_for()
+    assert tab.get_by_text(name).count() == 1
+    far = coloured(tab, tmp_path / "far.png", lambda picture: red(picture).sum() > 20)
+
+    tab.get_by_role("button", name=re.compile(r"^1: 60 mm², peak 4\.2")).click()
+    near = coloured(tab, tmp_path / "near.png", lambda picture: red(picture).sum() > 3 * red(far).sum())
+    row, column = (axis.mean() for axis in np.nonzero(red(near)))
+    assert abs(column - tab.locator("canvas").first.bounding_box()["width"] / 2) < 60
+    assert tab.get_by_text("9 × 9 × 0.5 mm").count() == 1
+
+    viewer.threshold.value = 2.5
+    tab.get_by_text("1 defect", exact=True).wait_for()
+    viewer.mode.value = "Signed deviation [mm]"
+    coloured(tab, tmp_path / "deviation.png", lambda picture: blue(picture).mean() > 0.02)
+    assert row > 0
+    assert wrong == []
+    tab.close()

@@ -1,0 +1,405 @@
+"""The report: what it says, that it is one file that asks nothing, and that a real browser draws it.
+
+Results are synthetic here: a plate with a hub, scores made up as smooth noise with one or two peaks.
+"""
+
+import html
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from rad3d.camera import Camera
+from rad3d.errors import ResultError
+from rad3d.geometry import look_at
+from rad3d.render.raycast import RayCaster
+from rad3d.result import Defect, Inspection, PointScores, ViewScores
+from rad3d.viewers.display import display_of, thinned
+from rad3d.viewers.measures import number
+from rad3d.viewers.report import inspection_html, report_html, write_report
+
+PEAKS = (((22.0, 5.0, 5.0), 2.4), ((-12.0, 8.0, 5.0), 1.7))
+HOSTILE = ("<img src=x onerror=alert(1)>.ply", "../../x", "</script><script>alert(1)</script>", "a$b$\"'&amp;")
+
+
+def plate():
+    mesh = trimesh.creation.box((60, 40, 10)).difference(trimesh.creation.cylinder(7, 40, sections=24))
+    return trimesh.Trimesh(*trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.faces, 4.0, max_iter=12))
+
+
+def inspection(name="plate-1", peaks=PEAKS, cloud=False, seen=True, views=2):
+    mesh = plate()
+    vertices = np.asarray(mesh.vertices)
+    score = 0.25 + 0.15 * np.sin(vertices[:, 0] / 6) * np.cos(vertices[:, 1] / 5)
+    for centre, height in peaks:
+        score = score + height * np.exp(-((vertices - centre) ** 2).sum(axis=1) / 18)
+    score = np.where(seen & (vertices[:, 2] > -4.9), score, np.nan).astype(np.float32)
+    judged = np.isfinite(score)
+    points = PointScores(
+        anomaly_score=score,
+        raw_score=0.2 * score,
+        agreement=np.where(judged, score > 1, np.nan).astype(np.float32),
+        views_seen=np.where(judged, 3, 0).astype(np.int32),
+        deviation_mm=np.where(judged, 0.1 * np.sin(vertices[:, 1] / 4), np.nan).astype(np.float32),
+    )
+    caster, shots = RayCaster(vertices, np.asarray(mesh.faces)), []
+    for k in range(views):
+        angle = 0.7 + 2 * np.pi * k / max(views, 1)
+        eye = np.array([110 * np.cos(angle), 110 * np.sin(angle), 90])
+        camera = Camera.from_field_of_view((96, 128), 0.6, look_at(eye, np.zeros(3)))
+        (view,) = caster.render([camera])
+        surface = np.isfinite(view.points_mm).all(axis=2)
+        heat = np.full(surface.shape, np.nan, np.float32)
+        heat[surface] = 0.3
+        for centre, height in peaks if seen else ():
+            heat += height * np.exp(-((view.points_mm - centre) ** 2).sum(axis=2) / 18)
+        shots.append(ViewScores(f"view_{k}", view.image, heat, camera.part_from_camera, camera.intrinsics))
+    defects = tuple(
+        Defect(k + 1, centre, centre, (0.0, 0.0, 1.0), 21.47, (7.013, 5.2, 0.31), height, height / 2)
+        for k, (centre, height) in enumerate(peaks)
+    )
+    return Inspection(
+        specimen=name,
+        source=f"scans/{name}",
+        unit="mm",
+        verdict="fail" if peaks else "pass" if seen else "incomplete",
+        reason=f"{len(peaks)} defects above the threshold" if peaks else "no defect above the threshold",
+        score=max([h for _, h in peaks], default=0.4) if seen else float("nan"),
+        threshold=1.2,
+        point_threshold=1.0,
+        coverage=0.978 if seen else 0.0,
+        coverage_total=0.78 if seen else 0.0,
+        false_reject={"asked": 0.05, "guaranteed": 0.0625, "n_good": 15, "method": "leave one out"},
+        settings={"encoder": {"name": "made-up-encoder"}, "verdict": {"min_coverage": 0.95, "min_area_mm2": 0.5}},
+        fingerprint="abc123",
+        timings_s={"encode": 1.234567},
+        defects=defects,
+        vertices_mm=vertices,
+        faces=None if cloud else np.asarray(mesh.faces),
+        points=points,
+        views=tuple(shots),
+    )
+
+
+@pytest.fixture(scope="module")
+def failed():
+    return inspection()
+
+
+@pytest.fixture(scope="module")
+def page(failed):
+    return report_html([failed])
+
+
+def text_of(page):
+    """What a reader sees, without scripts, styles and tags."""
+    page = re.sub(r"<(script|style|svg)\b.*?</\1>", " ", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+
+
+def test_says_what_was_found_with_units(page):
+    text = text_of(page)
+    assert "FAIL 2 defects above the threshold" in text
+    assert text.index("FAIL") < text.index("Defects")  # the verdict comes first
+    for said in (
+        "21.5 mm²",
+        "7.01 × 5.2 × 0.31 mm",
+        "22.0, 5.0, 5.0 mm",
+        "97.8%",
+        "78.0%",
+        "made-up-encoder",
+        "abc123",
+    ):
+        assert said in text
+    assert "asked 5.0%, at most 6.2% guaranteed, from 15 good specimens" in text
+    assert "7.013" not in text  # digits nobody measured
+
+
+def test_asks_for_nothing_outside_itself(page):
+    outside = re.findall(
+        r"""(?:src|href|srcset|action|data)\s*=\s*["']?(?!data:|#)[^\s"'>]+""", page.split("<script")[0]
+    )
+    assert not outside
+    assert not re.search(r"@import|url\(", page.split("</style>")[0])
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text(failed, tmp_path, name):
+    path = write_report(
+        [replace(failed, specimen=name, source=name, reason=name, fingerprint=name)], tmp_path / "r.html"
+    )
+    assert [item.name for item in tmp_path.iterdir()] == ["r.html"]
+    page = path.read_text()
+    assert f"<h1>{html.escape(name, quote=False)}</h1>" in page.replace("&#34;", '"').replace("&#39;", "'")
+    body = page[page.index("<body>") :]
+    assert "<img src=x" not in body
+    assert body.count("<script") == 3  # the scene, three.js, and the page's own
+
+
+def test_three_dimensional_scene_is_the_result(failed, page):
+    scene = json.loads(re.search(r'class="scene">(.*?)</script>', page, re.S).group(1))
+    assert scene["count"] == len(np.unique(failed.vertices_mm, axis=0))
+    assert [quantity["name"] for quantity in scene["quantities"]][:2] == ["anomaly_score", "deviation_mm"]
+    assert [defect["at"] for defect in scene["defects"]] == [list(centre) for centre, _ in PEAKS]
+    deviation = scene["quantities"][1]
+    assert deviation["from"] == -deviation["to"]  # white is 0
+
+
+def test_a_peak_survives_thinning():
+    rng = np.random.default_rng(0)
+    vertices = rng.uniform(0, 100, (20000, 3)) * [1, 1, 0.01]
+    rank = rng.uniform(0, 1, 20000)
+    rank[1234] = 9.0
+    kept, faces = thinned(vertices, None, rank, 500)
+    assert faces is None
+    assert 250 < len(kept) <= 500
+    assert 1234 in kept
+    assert len(set(kept.tolist())) == len(kept)
+
+
+def test_thinned_faces_span_kept_vertices():
+    mesh = trimesh.creation.icosphere(5)
+    kept, faces = thinned(mesh.vertices, mesh.faces, np.zeros(len(mesh.vertices)), 800)
+    assert len(kept) <= 800
+    thin = trimesh.Trimesh(mesh.vertices[kept], faces, process=False)
+    assert thin.area == pytest.approx(mesh.area, rel=0.1)
+    assert set(faces.ravel().tolist()) == set(range(len(kept)))
+
+
+def test_display_says_when_it_is_thinned(failed):
+    assert display_of(failed, 10**6).note == ""
+    assert f"of {len(failed.vertices_mm):,} points" in display_of(failed, 300).note
+
+
+def test_large_cloud_stays_small(tmp_path, failed):
+    rng = np.random.default_rng(1)
+    n = 210_000
+    score = rng.gamma(2, 0.1, n).astype(np.float32)
+    seen = rng.integers(1, 9, n).astype(np.int32)
+    large = replace(
+        failed,
+        vertices_mm=trimesh.unitize(rng.standard_normal((n, 3))) * 40,
+        faces=None,
+        points=PointScores(score, score / 5, score / 3, seen, score - 0.2),
+        defects=(),
+    )
+    path = write_report([large], tmp_path / "large.html")
+    assert path.stat().st_size < 15e6
+    assert "of 210,000 points" in text_of(path.read_text())
+
+
+def test_many_specimens_have_a_summary(failed):
+    good, unseen = inspection("good", peaks=()), inspection("unseen", peaks=(), seen=False)
+    page = report_html([failed, good, unseen])
+    summary = page[page.index('id="summary"') : page.index('id="specimen-0"')]
+    assert text_of(summary).count("coverage") == 0
+    for verdict in ("✕ 1 fail", "? 1 incomplete", "✓ 1 pass"):
+        assert verdict in text_of(summary)
+    assert re.findall(r'href="#(specimen-\d)"', summary) == ["specimen-0", "specimen-1", "specimen-2"]
+
+
+def test_nothing_inspected_is_no_number():
+    text = text_of(report_html([inspection(peaks=(), seen=False)]))
+    assert "Score –" in text
+    assert "nan" not in text.lower().replace("finance", "")
+    assert "None found where the surface was judged" in text
+
+
+def test_no_results_is_an_error(tmp_path):
+    with pytest.raises(ResultError, match="at least one"):
+        write_report([], tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_notebook_view_is_shut_off(failed):
+    shown = inspection_html(replace(failed, specimen="\"><b id='out'>"))
+    assert shown.startswith("<iframe srcdoc=")
+    assert shown.count("<") == 2  # the frame and its end: the report is escaped as a whole
+    assert 'sandbox="allow-scripts' in shown
+    assert "allow-same-origin" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (1e-7, "1e-07"), (999.4, "999"), (1000, "1,000"), (-2.345, "-2.35"), (np.inf, "–")]
+)
+def test_numbers_are_readable(value, text):
+    assert number(value) == text
+
+
+# In a browser
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist"
+).split()
+SIZES = ((1280, 800), (390, 844))
+PATIENCE_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page: errors and requests for anything but the file itself are collected, and must be none."""
+    wrong, contexts = [], []
+
+    def opening(path, size=SIZES[0], ready="[data-ready]", fragment="", **context):
+        contexts.append(browser.new_context(viewport=dict(zip(("width", "height"), size, strict=True)), **context))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(PATIENCE_MS)
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        own = (path.as_uri(), "data:", "blob:")
+        tab.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+        tab.goto(path.as_uri() + fragment)
+        tab.wait_for_selector(ready, state="attached")
+        return tab
+
+    yield opening
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def pixels(tab, file):
+    tab.locator(".specimen:not([hidden]) canvas").screenshot(path=file, timeout=PATIENCE_MS)
+    return np.asarray(Image.open(file).convert("RGB")).astype(int)
+
+
+def boxes(tab, selector):
+    return [box for item in tab.locator(selector).all() if (box := item.bounding_box()) is not None]
+
+
+def centre(box):
+    return np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+
+
+def test_part_is_drawn_recoloured_and_flown_to(opened, failed, tmp_path):
+    tab = opened(write_report([failed], tmp_path / "r.html"), reduced_motion="reduce")
+    score = pixels(tab, tmp_path / "score.png")
+    red = (score[..., 0] > 120) & (score[..., 1] < 60) & (score[..., 2] < 70)
+    yellow = (score[..., 0] > 200) & (score[..., 1] > 180) & (score[..., 2] < 190)
+    assert red.sum() > 50  # the peaks
+    assert yellow.mean() > 0.03  # the normal surface
+    tab.get_by_label("Signed deviation [mm]").check()
+    deviation = pixels(tab, tmp_path / "deviation.png")
+    assert (np.abs(deviation - score).max(axis=2) > 20).mean() > 0.03
+    blue = (deviation[..., 2] > deviation[..., 0] + 25).mean()
+    assert blue > 0.01
+    assert "Signed deviation [mm]" in tab.locator(".legend").inner_text()
+
+    stage = centre(tab.locator(".stage").bounding_box())
+    marker = tab.locator(".marker").first
+    before = centre(marker.bounding_box())
+    tab.locator(".fly").first.click()
+    tab.wait_for_function("document.querySelector('.fly').getAttribute('aria-pressed') === 'true'")
+    after = centre(marker.bounding_box()), centre(tab.locator(".stage").bounding_box())
+    assert np.linalg.norm(before - stage) > 30
+    assert np.linalg.norm(after[0] - after[1]) < 4
+    assert (np.abs(pixels(tab, tmp_path / "near.png") - deviation).max(axis=2) > 20).mean() > 0.1
+
+
+def test_keyboard_turns_and_chooses(opened, failed, tmp_path):
+    tab = opened(write_report([failed], tmp_path / "r.html"), reduced_motion="reduce")
+    start = pixels(tab, tmp_path / "a.png")
+    tab.locator(".stage").focus()
+    for _ in range(4):
+        tab.keyboard.press("ArrowRight")
+    turned = pixels(tab, tmp_path / "b.png")
+    assert (np.abs(turned - start).max(axis=2) > 20).mean() > 0.02
+    tab.keyboard.press("Home")
+    assert np.abs(pixels(tab, tmp_path / "c.png") - start).max() <= 2
+    tab.locator(".modes input").first.focus()
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator(".modes input:checked").get_attribute("value") == "deviation_mm"
+
+
+def test_pointing_reads_the_values(opened, failed, tmp_path):
+    tab = opened(write_report([failed], tmp_path / "r.html"), reduced_motion="reduce")
+    tab.locator(".fly").first.click()
+    x, y = centre(tab.locator(".stage").bounding_box())
+    tab.mouse.move(x + 25, y)
+    tab.wait_for_function("document.querySelector('.readout').textContent.startsWith('At ')")
+    said = tab.locator(".readout").inner_text()
+    place = np.array([float(v) for v in re.match(r"At (.*?) mm", said).group(1).split(",")])
+    assert np.linalg.norm(place - PEAKS[0][0]) < 8
+    assert float(re.search(r"Anomaly score ([\d.]+)", said).group(1)) > 0.3
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_overlaps(opened, failed, tmp_path, size, scheme):
+    tab = opened(write_report([failed], tmp_path / "r.html"), size=size, color_scheme=scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    blocks = ".specimen > *, .viewer > :not(script):not([hidden]), .defects li, .facts > div, .defects li > *"
+    assert (
+        tab.evaluate(
+            """(selector) => [...document.querySelectorAll(selector)].flatMap((a) =>
+             [...a.parentElement.children].filter((b) => b !== a && b.matches(selector)).filter((b) => {
+               const [p, q] = [a, b].map((e) => e.getBoundingClientRect());
+               return Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
+                 && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1;
+             }).map((b) => a.className + " / " + b.className))""",
+            blocks,
+        )
+        == []
+    )
+    # ink against paper, WCAG 2.2 1.4.3
+    contrast = tab.evaluate(
+        """() => { const rgb = (c) => c.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+             .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+           const light = (c) => { const [r, g, b] = rgb(c); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+           const paper = light(getComputedStyle(document.body).backgroundColor);
+           return ["body", ".muted", ".banner b", "h1"].map((s) => getComputedStyle(document.querySelector(s)).color)
+             .map(light).map((ink) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)); }"""
+    )
+    assert min(contrast) >= 4.5
+
+
+def test_hostile_names_stay_text_in_a_browser(opened, failed, tmp_path):
+    named = [replace(failed, specimen=name, reason=name) for name in HOSTILE]
+    tab = opened(write_report(named, tmp_path / "r.html"), ready="body[data-webgl]")
+    assert [link.inner_text() for link in tab.locator(".list a").all()] == list(HOSTILE)
+    assert tab.locator("img[src=x]").count() == 0
+
+
+def test_one_specimen_at_a_time(opened, failed, tmp_path):
+    path = write_report([failed, inspection("cloud", peaks=(), cloud=True)], tmp_path / "r.html")
+    tab = opened(path, ready="body[data-webgl]")
+    assert tab.locator("canvas").count() == 0  # drawn only when it is looked at
+    tab.get_by_role("link", name="cloud").click()
+    tab.wait_for_selector("#specimen-1[data-ready]")
+    cloud = pixels(tab, tmp_path / "cloud.png")
+    yellow = (cloud[..., 0] > 180) & (cloud[..., 1] > 160) & (cloud[..., 2] < 190)
+    assert yellow.mean() > 0.02
+    tab.get_by_role("link", name="‹ Previous").click()
+    tab.wait_for_selector("#specimen-0[data-ready]")
+    assert tab.locator("canvas").count() == 1
+
+
+def test_without_webgl_there_are_still_pictures(opened, failed, tmp_path):
+    path = write_report([failed], tmp_path / "r.html")
+    page = path.read_text().replace('getContext("webgl2")', 'getContext("no such context")')
+    path.write_text(page)
+    tab = opened(path, ready="body[data-webgl=no]")
+    assert "does not offer WebGL" in tab.locator(".readout").inner_text()
+    assert all(box["width"] > 100 and box["height"] > 50 for box in boxes(tab, ".still img"))
+    assert len(boxes(tab, ".still img")) == 4  # score and deviation from two sides

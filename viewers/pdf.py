@@ -1,0 +1,141 @@
+"""Results as a PDF to send on or print: the same content as the report, with rendered pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rad3d.errors import ResultError
+from rad3d.files import atomic_file
+from rad3d.result import Inspection
+from rad3d.viewers.colours import VERDICT_COLOURS, VERDICT_SYMBOLS
+from rad3d.viewers.display import display_of
+from rad3d.viewers.figures import contact_sheet_figure, score_histogram
+from rad3d.viewers.measures import defect_measures, number, percent
+from rad3d.viewers.pictures import camera_of_defect, cameras_of_part, coloured, on_white, renderer_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+A4 = (8.27, 11.69)
+POINTS = 150_000
+SPECIMENS_PER_PAGE = 40
+DEFECTS_PER_PAGE = 6
+MUTED = "#5b646e"
+
+
+def write_pdf(results: Sequence[Inspection], path: str | Path, *, title: str = "Inspection report") -> Path:
+    """Write a PDF: a summary where there are several specimens, then per specimen its findings and its views.
+
+    Raises:
+        ResultError: no results, or the file cannot be written.
+    """
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    if not results:
+        raise ResultError("report", expected="at least one result", got="none", remedy="name the results to show")
+    path = Path(path)
+    with atomic_file(path) as partial, PdfPages(partial, metadata={"Title": title, "Creator": "rad3d"}) as pages:
+        if len(results) > 1:
+            for start in range(0, len(results), SPECIMENS_PER_PAGE):
+                pages.savefig(_summary(results, start, title))
+        for inspection in results:
+            for figure in _specimen(inspection):
+                pages.savefig(figure)
+            if inspection.views:
+                pages.savefig(contact_sheet_figure(inspection))
+    return path
+
+
+def _page() -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=A4)
+
+
+def _say(figure: "Figure", x: float, y: float, text: str, **style: Any) -> None:
+    """Text from its upper left; names are never read as markup."""
+    figure.text(x, y, text, va="top", parse_math=False, **style)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
+    figure = _page()
+    verdicts = [inspection.verdict for inspection in results]
+    _say(figure, 0.08, 0.95, title, size=16, weight="bold")
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("fail", "incomplete", "pass") if v in verdicts)
+    _say(figure, 0.08, 0.92, f"{len(results)} specimens: {counts}", size=10)
+    columns = (0.08, 0.45, 0.6, 0.7, 0.8)
+    for x, name in zip(columns, ("Specimen", "Verdict", "Score", "Defects", "Coverage"), strict=True):
+        _say(figure, x, 0.885, name, size=9, color=MUTED)
+    for row, inspection in enumerate(results[start : start + SPECIMENS_PER_PAGE]):
+        y = 0.865 - 0.0205 * row
+        verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict}"
+        _say(figure, columns[0], y, _short(inspection.specimen, 42), size=9)
+        _say(figure, columns[1], y, verdict, size=9, color=VERDICT_COLOURS[inspection.verdict], weight="bold")
+        cells = (number(inspection.score), str(len(inspection.defects)), percent(inspection.coverage))
+        for x, cell in zip(columns[2:], cells, strict=True):
+            _say(figure, x, y, cell, size=9)
+    return figure
+
+
+def _specimen(inspection: Inspection) -> list["Figure"]:
+    """Findings of one specimen, on as many pages as its defects need."""
+    display = display_of(inspection, POINTS)
+    cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
+    rendered = renderer_of(display).render(cameras)
+    close = [on_white(coloured(view, display, display.quantities[0])) for view in rendered[2:]]
+    figure = _page()
+    verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
+    _say(figure, 0.08, 0.96, _short(inspection.specimen, 60), size=16, weight="bold")
+    _say(figure, 0.08, 0.93, verdict, size=14, weight="bold", color=VERDICT_COLOURS[inspection.verdict])
+    _say(figure, 0.3, 0.927, _short(inspection.reason, 80), size=10)
+    _say(
+        figure,
+        0.08,
+        0.9,
+        f"Score {number(inspection.score)} (fails above {number(inspection.threshold)}), "
+        f"{len(inspection.defects)} defects, {percent(inspection.coverage)} of the inspectable and "
+        f"{percent(inspection.coverage_total)} of the whole surface judged",
+        size=9,
+        color=MUTED,
+    )
+    shown = [q for q in display.quantities if q.scale != "sequential"][:2]
+    for row, quantity in enumerate(shown):
+        for column, view in enumerate(rendered[:2]):
+            ax = figure.add_axes((0.08 + 0.42 * column, 0.675 - 0.215 * row, 0.42, 0.2))
+            ax.imshow(on_white(coloured(view, display, quantity)))
+            ax.set_axis_off()
+        scale = f"{number(quantity.low)} to {number(quantity.high)} {quantity.unit}".strip()
+        _say(figure, 0.08, 0.88 - 0.215 * row, f"{quantity.label}, colours from {scale}; grey: not inspected", size=8)
+    score_histogram(inspection, ax=figure.add_axes((0.14, 0.28, 0.75, 0.15)))
+    _provenance(figure, inspection, 0.22)
+    pages = [figure]
+    for start in range(0, len(inspection.defects), DEFECTS_PER_PAGE):
+        figure = _page()
+        _say(figure, 0.08, 0.96, f"Defects of {_short(inspection.specimen, 50)}", size=13, weight="bold")
+        shown_defects = inspection.defects[start : start + DEFECTS_PER_PAGE]
+        for row, (defect, picture) in enumerate(zip(shown_defects, close[start:], strict=False)):
+            top = 0.92 - 0.15 * row
+            ax = figure.add_axes((0.08, top - 0.13, 0.28, 0.13))
+            ax.imshow(picture)
+            ax.set_axis_off()
+            lines = "\n".join(f"{name}: {value}" for name, value in defect_measures(defect))
+            _say(figure, 0.4, top, f"Defect {defect.id}", size=10, weight="bold")
+            _say(figure, 0.4, top - 0.02, lines, size=9)
+        pages.append(figure)
+    return pages
+
+
+def _provenance(figure: "Figure", inspection: Inspection, top: float) -> None:
+    rate = inspection.false_reject
+    lines = [
+        f"Source: {inspection.source} (unit {inspection.unit})",
+        f"Encoder and features: {inspection.fingerprint}",
+        f"False rejects: asked {percent(rate.get('asked'))}, guaranteed {percent(rate.get('guaranteed'))}, "
+        f"from {rate.get('n_good')} good specimens",
+        "Time: " + ", ".join(f"{stage} {number(seconds)} s" for stage, seconds in inspection.timings_s.items()),
+    ]
+    _say(figure, 0.08, top, "\n".join(_short(line, 110) for line in lines), size=8, color=MUTED)
