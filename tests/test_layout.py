@@ -14,9 +14,9 @@ import rad3d
 
 ORDER = """
 arrays errors settings geometry camera view scan files ply meshes clouds organised captured io segment icp symmetry
-register render.shading render.raycast render.splat render.rasterize render viewpoints onnx_weights downloads weights encoder
-patches memory retrieval surface labelled mrad prompted backproject fusion calibration deviation metrics result defects
-observe evidence fitting inspector
+register render.shading render.raycast render.splat render.rasterize render viewpoints onnx_weights downloads
+weights encoder patches memory retrieval surface labelled mrad prompted backproject fusion calibration deviation metrics result
+defects observe evidence fitting inspector
 """.split()
 TOP = ["datasets", "viewers", "baselines", "scoring", "evaluate", "demo", "describe", "cli"]
 ROOT = Path(rad3d.__file__).parents[1]

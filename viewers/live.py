@@ -86,10 +86,10 @@ def shown(item: Inspection | Scan | Memory) -> Shown:
     if isinstance(item, Scan):
         vertices, own = item.vertices_mm, item.colours
         if not len(vertices):
-            maps = [view for view in item.views if view.points_mm is not None]
-            where = [np.isfinite(view.points_mm).all(axis=2) for view in maps]
-            vertices = np.concatenate([v.points_mm[w] for v, w in zip(maps, where, strict=True)] or [np.empty((0, 3))])
-            own = np.concatenate([v.image[w] for v, w in zip(maps, where, strict=True)]) if maps else None
+            seen = [(view.points_mm, view.image) for view in item.views if view.points_mm is not None]
+            where = [np.isfinite(points).all(axis=2) for points, _ in seen]
+            vertices = np.concatenate([np.empty((0, 3)), *(p[w] for (p, _), w in zip(seen, where, strict=True))])
+            own = np.concatenate([i[w] for (_, i), w in zip(seen, where, strict=True)]) if seen else None
         return _plain(item.specimen, vertices, item.faces, own)
     positions = item.points_mm.reshape(-1, 3)
     of_specimen = np.repeat(item.specimen_index, positions.shape[0] // max(len(item), 1))
