@@ -50,7 +50,7 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """What a query patch is compared with.
+    """What RAD compares a query patch with (`rad3d.retrieval`).
 
     Args:
         views_by: descriptor = RAD's choice by CLS token; viewpoint = nearest camera directions; both = the
@@ -121,7 +121,6 @@ class Settings:
 
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
-    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     surface: SurfaceSettings = field(default_factory=SurfaceSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
@@ -133,7 +132,8 @@ class Settings:
             ("verdict.min_area_mm2", self.verdict.min_area_mm2, 0.0, float("inf")),
             ("views.count", self.views.count, 1, 1000),
             ("views.mm_per_patch", self.views.mm_per_patch or 1.0, 1e-3, 1e3),
-            ("retrieval.k_views", self.retrieval.k_views, 1, float("inf")),
+            ("surface.radius_mm", self.surface.radius_mm, 1e-3, 1e6),
+            ("surface.min_neighbours", self.surface.min_neighbours, 1, float("inf")),
             ("fusion.max_incidence", self.fusion.max_incidence, 0.0, 1.5707963267948966),
             ("encoder.batch", self.encoder.batch, 1, 4096),
         ):
