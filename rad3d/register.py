@@ -51,7 +51,8 @@ MIN_MARGIN = 0.3
 CLEARLY_BETTER = 0.1
 NOISE_MM = 0.02
 """Means of distance are compared on top of this much, so that the ratio of two tiny ones says nothing."""
-SIZE_RATIO = 1.3
+SIZE_RATIO, MAX_SIZE_RATIO = 1.3, 5.0
+"""A scan is no larger than the part but for this (spread of its points), and no smaller than this fraction."""
 SURE_FITNESS = 0.97
 
 Appearance = Callable[[Pose], float]
@@ -263,6 +264,8 @@ def register_surface(
 def _register(query: _Whole | _Seen, reference: Reference, wanted: Pose, appearance: Appearance | None) -> Registration:
     found = _search(query, reference, wanted)
     result = _judge(query, reference, found, wanted, appearance)
+    if not 1 / MAX_SIZE_RATIO < _size_ratio(query.scan, reference) < SIZE_RATIO:
+        return _check_size(query.scan, reference, result)
     if result.fitness < SURE_FITNESS:
         query = replace(query, thorough=True)
         again = _search(query, reference, wanted)
@@ -425,12 +428,16 @@ def _fits_mirrored(query: _Whole | _Seen, reference: Reference, found: _Candidat
     return bool(found.costs[0] - best.costs[0] > CLEARLY_BETTER * (best.there[0].mean() + NOISE_MM))
 
 
+def _size_ratio(scan: Target, reference: Reference) -> float:
+    own, part = (float(np.sqrt(t.samples.points_mm.var(axis=0).sum())) for t in (scan, reference.target))
+    return own / part
+
+
 def _check_size(scan: Target, reference: Reference, result: Registration) -> Registration:
     """Say so when a scan that does not fit would, in another unit."""
     if result.trusted:
         return result
-    own, part = (float(np.sqrt(t.samples.points_mm.var(axis=0).sum())) for t in (scan, reference.target))
-    ratio = own / part
+    ratio = _size_ratio(scan, reference)
     for name, factor in (("inches", 25.4), ("metres", 1000.0), ("centimetres", 10.0)):
         for said, measured in ((f"is it in {name}?", ratio * factor), (f"is the part in {name}?", ratio / factor)):
             if 1 / SIZE_RATIO < measured < SIZE_RATIO:

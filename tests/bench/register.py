@@ -1,6 +1,6 @@
 """How often, how exactly and how fast scans find their pose: prints JSON.
 
-    python tests/bench/register.py --parts spur_gear flange bracket --seeds 4
+    python -P tests/bench/register.py --parts spur_gear flange bracket --seeds 4
 
 Per part and seed one mesh, one noisy cloud and eight captured views, each with a hole, none with its pose. Right
 means under 0.08 mm (root mean square over the part) and under 0.3 degrees, modulo the part's exact symmetries.
