@@ -86,7 +86,7 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
     display = display_of(inspection, POINTS)
     cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
     rendered = renderer_of(display).render(cameras)
-    close = [on_white(coloured(view, display, display.quantities[0])) for view in rendered[2:]]
+    close = [on_white(coloured(view, display, display.quantities[:1])[0]) for view in rendered[2:]]
     figure = _page()
     verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
     _say(figure, 0.08, 0.96, _short(inspection.specimen, 60), size=16, weight="bold")
@@ -103,10 +103,11 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
         color=MUTED,
     )
     shown = [q for q in display.quantities if q.scale != "sequential"][:2]
+    sides = [coloured(view, display, shown) for view in rendered[:2]]
     for row, quantity in enumerate(shown):
-        for column, view in enumerate(rendered[:2]):
+        for column, side in enumerate(sides):
             ax = figure.add_axes((0.08 + 0.42 * column, 0.675 - 0.215 * row, 0.42, 0.2))
-            ax.imshow(on_white(coloured(view, display, quantity)))
+            ax.imshow(on_white(side[row]))
             ax.set_axis_off()
         scale = f"{number(quantity.low)} to {number(quantity.high)} {quantity.unit}".strip()
         _say(figure, 0.08, 0.88 - 0.215 * row, f"{quantity.label}, colours from {scale}; grey: not inspected", size=8)

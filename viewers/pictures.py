@@ -1,6 +1,7 @@
 """Still pictures of a result: the part in colours, each defect close up, the views with heat maps."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image as PilImage
@@ -26,6 +27,7 @@ ANGLE = 0.5
 SHADE = 0.55
 """How much of the brightness is light and shadow; the rest stays as in the legend."""
 GREY_ALBEDO = 0.75
+NEAREST = 3
 
 
 def renderer_of(display: Display) -> Renderer:
@@ -57,19 +59,23 @@ def _towards(centre: Vector, side: Vector, radius: float, size_hw: tuple[int, in
     return Camera.from_field_of_view(size_hw, ANGLE, look_at(eye, centre))
 
 
-def coloured(view: View, display: Display, quantity: Quantity) -> np.ndarray:
-    """A rendered view in the quantity's colours (H, W, 4) uint8, blended between near vertices; no background."""
+def coloured(view: View, display: Display, shown: Sequence[Quantity]) -> list[np.ndarray]:
+    """A rendered view in each quantity's colours (H, W, 4) uint8, blended between near vertices; no background."""
     assert view.points_mm is not None
     surface = np.isfinite(view.points_mm).all(axis=2)
-    distance, nearest = display.tree.query(view.points_mm[surface], k=min(3, len(display.vertices_mm)))
-    weight = 1 / np.maximum(distance.reshape(len(distance), -1), 1e-9) ** 2
-    blended = (quantity.colours()[nearest].reshape(*weight.shape, 3) * weight[..., None]).sum(axis=1)
-    light = view.image[surface].mean(axis=1, keepdims=True) / (255 * GREY_ALBEDO)
-    picture = np.zeros((*surface.shape, 4), np.uint8)
-    colours = blended / weight.sum(axis=1, keepdims=True) * (1 - SHADE + SHADE * light)
-    picture[surface, :3] = colours.clip(0, 255).round()
-    picture[surface, 3] = 255
-    return picture
+    k = list(range(1, min(NEAREST, len(display.vertices_mm)) + 1))
+    distance, nearest = display.tree.query(view.points_mm[surface], k=k, workers=-1)
+    weight = 1 / np.maximum(distance, 1e-9) ** 2
+    weight /= weight.sum(axis=1, keepdims=True)
+    light = 1 - SHADE + SHADE * view.image[surface].mean(axis=1, keepdims=True) / (255 * GREY_ALBEDO)
+    pictures = []
+    for quantity in shown:
+        picture = np.zeros((*surface.shape, 4), np.uint8)
+        colours = np.einsum("nk,nkc->nc", weight, quantity.colours()[nearest].astype(float)) * light
+        picture[surface, :3] = colours.clip(0, 255).round()
+        picture[surface, 3] = 255
+        pictures.append(picture)
+    return pictures
 
 
 def overlay(view: ViewScores, threshold: float) -> Image:
@@ -115,7 +121,7 @@ def close_up(
 def webp(picture: np.ndarray, longest: int = 448) -> bytes:
     """A picture (H, W, 3 or 4) as WebP, no side longer than asked."""
     image = PilImage.fromarray(picture)
-    image.thumbnail((longest, longest), PilImage.Resampling.LANCZOS)
+    image.thumbnail((longest, longest), PilImage.Resampling.BOX)
     file = io.BytesIO()
     image.save(file, "WEBP", quality=82, method=2)
     return file.getvalue()

@@ -40,7 +40,7 @@ from rad3d.viewers.pictures import (
 POINTS = 200_000
 """Vertices drawn of a single specimen; more specimens share `POINTS_OF_ALL`, so that the file stays small."""
 POINTS_OF_ALL = 1_500_000
-PICTURES_OF_ALL = 1_600
+PICTURES_OF_ALL = 800
 """View pictures over all specimens; with many specimens each shows its most telling views."""
 FRAME_HEIGHT = 720
 
@@ -98,12 +98,12 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dic
     cameras = cameras_of_part(display) + [camera_of_defect(display, defect) for defect in inspection.defects]
     rendered = renderer_of(display).render(cameras)
     main = [quantity for quantity in display.quantities if quantity.scale != "sequential"] or display.quantities[:1]
+    sides = [coloured(view, display, main) for view in rendered[:2]]
     stills = [
-        {"title": quantity.title, "pictures": [_picture(coloured(view, display, quantity)) for view in rendered[:2]]}
-        for quantity in main
+        {"title": quantity.title, "pictures": [_picture(side[k]) for side in sides]} for k, quantity in enumerate(main)
     ]
     defects = [
-        _defect(inspection, defect, _picture(coloured(view, display, display.quantities[0])))
+        _defect(inspection, defect, _picture(coloured(view, display, main[:1])[0]))
         for defect, view in zip(inspection.defects, rendered[2:], strict=True)
     ]
     return {

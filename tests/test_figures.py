@@ -1,0 +1,211 @@
+"""Figures, PDF and the colours they share, read back from what was drawn."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from skimage.color import rgb2lab
+
+from rad3d.errors import ResultError
+from rad3d.result import Defect, Inspection, PointScores, ViewScores
+from rad3d.viewers import figures
+from rad3d.viewers.colours import VERDICT_COLOURS, mapped_colours, quantities
+from rad3d.viewers.measures import defect_measures, percent
+from rad3d.viewers.pdf import write_pdf
+from rad3d.viewers.pictures import close_up, outline, overlay
+
+
+@pytest.fixture(scope="module")
+def inspection():
+    """Synthetic: a grid of points, and one view whose right quarter is anomalous."""
+    x, y = np.meshgrid(np.arange(20.0), np.arange(20.0))
+    vertices = np.stack([x.ravel(), y.ravel(), np.zeros(400)], axis=1)
+    score = np.linspace(0, 2, 400).astype(np.float32)
+    score[:10] = np.nan
+    heat = np.full((40, 60), 0.2, np.float32)
+    heat[10:30, 45:] = 3.0
+    heat[:, :5] = np.nan
+    camera = np.eye(4)
+    camera[:3, 3] = (10, 10, -50)
+    view = ViewScores(
+        "a$b$", np.full((40, 60, 3), 90, np.uint8), heat, camera, np.array([[50.0, 0, 30], [0, 50, 20], [0, 0, 1]])
+    )
+    at = (31.0, 10.0, 0.0)
+    return Inspection(
+        specimen="$x^$ <b>",
+        source="s",
+        unit="mm",
+        verdict="fail",
+        reason="1 defect above the threshold",
+        score=3.0,
+        threshold=1.5,
+        point_threshold=1.0,
+        coverage=0.9,
+        coverage_total=0.5,
+        false_reject={"asked": 0.05, "guaranteed": None, "n_good": 4},
+        settings={},
+        fingerprint="f",
+        timings_s={"encode": 1.0},
+        defects=(Defect(1, at, at, (0, 0, -1.0), 12.0, (4.0, 3.0, 0.1), 3.0, 2.0),),
+        vertices_mm=vertices,
+        faces=None,
+        points=PointScores(score, score, np.clip(score, 0, 1), np.ones(400, np.int32), score - 1),
+        views=(view,),
+    )
+
+
+def test_contact_sheet_shows_image_and_heat_map(inspection, tmp_path):
+    picture = np.asarray(Image.open(figures.contact_sheet(inspection, tmp_path / "v.png")).convert("RGB")).astype(int)
+    assert (np.abs(picture - 90).max(axis=2) < 3).sum() > 10_000  # the bare image
+    red = (picture[..., 0] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 2] + 20)
+    assert red.sum() > 1_000  # the anomalous region
+    assert figures.contact_sheet(inspection, tmp_path / "v.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 16])
+def test_contact_sheet_holds_every_view(inspection, count):
+    views = tuple(replace(inspection.views[0], name=f"view {k}") for k in range(count))
+    figure = figures.contact_sheet_figure(replace(inspection, views=views))
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert [title for title in titles if title.startswith("view")] == [view.name for view in views]
+    assert sum(len(ax.images) for ax in figure.axes) >= 2 * count
+
+
+def test_overlay_colours_only_what_was_judged(inspection):
+    (view,) = inspection.views
+    picture = overlay(view, 1.0)
+    assert (picture[:, :5] == 90).all()
+    assert (picture[20, 20] != 90).any()
+    region = view.score > 1.0
+    edge = outline(region, 1)
+    assert (picture[edge & ~np.isnan(view.score)] == 255).all()
+    assert not (edge & region).any()
+    assert edge[10:30, 44].all()  # the pixels next to its left side
+
+
+def test_close_up_finds_the_defect_in_its_view(inspection):
+    view, (rows, columns) = close_up(inspection, inspection.defects[0])
+    # 21 mm right of the camera's axis at 50 mm: 50 * 21 / 50 + 30 = pixel 51
+    assert (columns.start + columns.stop) / 2 == pytest.approx(51, abs=1)
+    assert (rows.start + rows.stop) / 2 == pytest.approx(20, abs=1)
+    assert np.nanmax(view.score[rows, columns]) == 3.0
+    behind = replace(inspection.defects[0], centroid_part_mm=(31.0, 10.0, -90.0))
+    assert close_up(inspection, behind) is None
+
+
+def test_curves_draw_their_data_and_areas():
+    rate = np.array([0, 0, 0.5, 1.0])
+    hit = np.array([0, 0.5, 1.0, 1.0])
+    ax = figures.roc_curve(rate, hit, label="ours")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.stack([rate, hit], axis=1))
+    assert ax.get_legend().get_texts()[0].get_text() == "ours: AUROC 0.875"  # 1 - 0.5 * 0.5 / 2
+    ax = figures.precision_recall_curve(np.array([0.5, 1.0]), np.array([1.0, 0.5]))
+    assert ax.get_legend().get_texts()[0].get_text() == "AP 0.750"
+    # overlap = rate up to 0.3: the triangle is half the square, and what lies beyond does not count
+    ax = figures.pro_curve(np.array([0, 0.2, 0.6, 1.0]), np.array([0, 0.2, 0.6, 1.0]))
+    assert ax.get_legend().get_texts()[0].get_text() == "AUPRO@0.3 0.150"
+
+
+def test_two_curves_share_axes_in_two_colours():
+    ax = Figure().subplots()
+    for name in ("a", "b"):
+        assert figures.roc_curve(np.array([0, 1.0]), np.array([0, 1.0]), label=name, ax=ax) is ax
+    assert ax.lines[0].get_color() != ax.lines[1].get_color()
+
+
+def test_calibration_counts_the_good_above():
+    good = np.array([3.0, 1.0, 2.0, 4.0])
+    ax = figures.calibration_plot(good, 3.5, others=np.array([9.0]), false_reject=0.25)
+    x, y = ax.lines[0].get_data()
+    for score, share in zip(x, y, strict=True):
+        assert share == np.mean(good > score)
+    assert "asked 25.0%" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_few_shot_curve_names_its_shots():
+    ax = figures.few_shot_curve([1, 2, 4], np.array([0.7, 0.8, 0.9]), spread=np.array([0.1, 0.05, 0.01]))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
+    assert len(ax.collections) == 1
+
+
+def test_memory_map_has_equal_axes():
+    positions = np.random.default_rng(0).uniform(0, 1, (50, 3)) * [100, 10, 1]
+    ax = figures.memory_map(positions, np.arange(50) % 3, camera_centres_mm=np.eye(3) * 90, surface_mm=positions)
+    assert "50 remembered patches of 3 views" in ax.get_title()
+    box = np.ptp([ax.get_xlim(), ax.get_ylim(), ax.get_zlim()], axis=1)
+    assert np.ptp(box / ax.get_box_aspect()) == pytest.approx(0, abs=1e-6 * box.max())
+
+
+def test_histogram_counts_all_judged_points(inspection):
+    ax = figures.score_histogram(inspection, good=np.array([0.5, 0.6]))
+    assert sum(bar.get_height() for bar in ax.patches) == 390
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "defect threshold 1.5" in labels
+    assert "region threshold 1" in labels
+    assert "good specimens" in labels
+
+
+def test_no_state_of_pyplot():
+    code = "import sys; from rad3d.viewers import figures, pdf, report; print('matplotlib.pyplot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_pdf_has_a_page_per_finding_and_a_summary(inspection, tmp_path):
+    one = write_pdf([inspection], tmp_path / "one.pdf").read_bytes()
+    three = write_pdf([inspection] * 3, tmp_path / "three.pdf").read_bytes()
+    assert one.startswith(b"%PDF-")
+    pages = [document.count(b"/Type /Page ") + document.count(b"/Type /Page\n") for document in (one, three)]
+    assert pages == [3, 10]  # findings, defects, views; and the summary
+    with pytest.raises(ResultError, match="at least one"):
+        write_pdf([], tmp_path / "none.pdf")
+    assert not (tmp_path / "none.pdf").exists()
+
+
+def test_quantities_are_found_by_name_with_units(inspection):
+    found = quantities(inspection)
+    assert [quantity.name for quantity in found][:2] == ["anomaly_score", "deviation_mm"]
+    assert found[1].title == "Signed deviation [mm]"
+    assert found[1].low == -found[1].high
+    assert (found[0].colours()[:10] == 128).all()  # not inspected is grey, whatever the quantity
+
+
+@pytest.mark.parametrize("scale", ["heat", "sequential"])
+def test_maps_order_by_lightness(scale):
+    """Readable in grey print and for the colour-blind: lightness alone tells more from less."""
+    lightness = rgb2lab(mapped_colours(np.linspace(0, 1, 30), 0, 1, scale)[None])[0, :, 0]
+    assert (np.diff(lightness) > 0).all() or (np.diff(lightness) < 0).all()
+
+
+def test_diverging_map_is_centred_and_symmetric():
+    lightness = rgb2lab(mapped_colours(np.linspace(-1, 1, 41), -1, 1, "diverging")[None])[0, :, 0]
+    assert lightness.argmax() == 20
+    assert np.abs(lightness - lightness[::-1]).max() < 10
+
+
+def test_verdict_colours_differ_without_red_and_green():
+    """Simulated deuteranopia (Vienot, Brettel and Mollon 1999), on sRGB."""
+    matrix = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
+    rgb = np.array([[int(c[k : k + 2], 16) / 255 for k in (1, 3, 5)] for c in VERDICT_COLOURS.values()])
+    seen = rgb2lab((np.clip(rgb**2.2 @ matrix.T, 0, 1) ** (1 / 2.2))[None])[0]
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+    assert apart[np.triu_indices(3, 1)].min() > 20
+
+
+def test_measures_carry_units_and_what_is_new(inspection):
+    measures = dict(defect_measures(inspection.defects[0]))
+    assert measures["Area"] == "12 mm²"
+    assert measures["Extent"] == "4 × 3 × 0.1 mm"
+    assert "Id" not in measures
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(None, "–"), (float("nan"), "–"), (1.0, "100%"), (0.99999, "99.9%"), (0.00001, "0.1%"), (0.0, "0%")],
+)
+def test_nearly_all_is_not_all(share, text):
+    assert percent(share) == text
