@@ -1,6 +1,6 @@
 """A whole inspection against the encoder's own time for the same views, with the share of each stage and peak memory.
 
-    python tests/bench/inspect.py    # writes tests/bench/inspect.json
+    python tests/bench/inspection.py    # writes tests/bench/inspection.json
 
 The demo's part and settings (bracket, 16 views of 448 x 448, clip-b16-q8), two good specimens; median of several runs
 in one process, after a warm-up.
