@@ -121,6 +121,8 @@ def score_histogram(inspection: Inspection, *, good: Values | None = None, ax: "
         good: (g,) leave-one-out scores of the good specimens, drawn as ticks: what is usual.
         ax: where to draw.
     """
+    from matplotlib.ticker import NullLocator
+
     ax = _axes(ax, "", "anomaly score", "surface points")
     scores = inspection.points.anomaly_score
     scores = scores[np.isfinite(scores)]
@@ -138,6 +140,8 @@ def score_histogram(inspection: Inspection, *, good: Values | None = None, ax: "
     if counts.any():
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.5)
+        ax.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten would be typeset as formulas, which takes a second
+        ax.yaxis.set_minor_locator(NullLocator())
     else:
         ax.text(0.5, 0.5, "nothing was inspected", transform=ax.transAxes, ha="center", color=INK)
     ax.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK)

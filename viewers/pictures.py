@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image as PilImage
@@ -88,6 +89,13 @@ def overlay(view: ViewScores, threshold: float) -> Image:
     picture[outline(anomalous, 2)] = 0
     picture[outline(anomalous, 1)] = 255
     return picture
+
+
+def reduced(view: ViewScores, longest: int) -> ViewScores:
+    """The view at a whole fraction of its size, its longest side still at least `longest` pixels."""
+    step = max(1, max(view.score.shape) // longest)
+    image = np.asarray(PilImage.fromarray(view.image).reduce(step))
+    return replace(view, image=image, score=view.score[::step, ::step])
 
 
 def outline(region: Mask, width: int) -> Mask:

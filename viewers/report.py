@@ -33,15 +33,17 @@ from rad3d.viewers.pictures import (
     close_up,
     coloured,
     overlay,
+    reduced,
     renderer_of,
     webp,
 )
 
 POINTS = 200_000
 """Vertices drawn of a single specimen; more specimens share `POINTS_OF_ALL`, so that the file stays small."""
-POINTS_OF_ALL = 1_500_000
+POINTS_OF_ALL = 1_000_000
 PICTURES_OF_ALL = 800
 """View pictures over all specimens; with many specimens each shows its most telling views."""
+VIEW_PIXELS = 448
 FRAME_HEIGHT = 720
 
 
@@ -142,18 +144,18 @@ def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, A
 
 
 def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
-    """The most anomalous views, in their own order."""
+    """The most anomalous views, in their own order; smaller where many specimens leave room for few."""
     peak = [float(np.nanmax(v.score)) if np.isfinite(v.score).any() else -np.inf for v in inspection.views]
     chosen = sorted(sorted(range(len(peak)), key=lambda i: -peak[i])[:most])
-    return [
-        {
-            "name": inspection.views[i].name,
-            "image": _picture(inspection.views[i].image, 320),
-            "heat": _picture(overlay(inspection.views[i], inspection.point_threshold), 320),
-            "peak": number(peak[i]),
-        }
-        for i in chosen
-    ]
+    longest = VIEW_PIXELS if most >= len(peak) else VIEW_PIXELS // 2
+    shown = []
+    for index in chosen:
+        view = reduced(inspection.views[index], longest)
+        heat = _picture(overlay(view, inspection.point_threshold), longest)
+        shown.append(
+            {"name": view.name, "image": _picture(view.image, longest), "heat": heat, "peak": number(peak[index])}
+        )
+    return shown
 
 
 def _scene(display: Display, inspection: Inspection) -> dict[str, Any]:
@@ -208,8 +210,8 @@ def _histogram(inspection: Inspection) -> str:
     from rad3d.viewers.figures import score_histogram
 
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(6.4, 2.5), layout="constrained")
-        score_histogram(inspection, ax=figure.subplots())
+        figure = Figure(figsize=(6.4, 2.5))
+        score_histogram(inspection, ax=figure.add_axes((0.12, 0.2, 0.86, 0.76)))
         file = StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
@@ -288,7 +290,7 @@ def _three() -> str:
 
 def _packed(values: np.ndarray) -> str:
     """An array's bytes, compressed."""
-    return _base64(gzip.compress(np.ascontiguousarray(values).tobytes(), 6, mtime=0))
+    return _base64(gzip.compress(np.ascontiguousarray(values).tobytes(), 4, mtime=0))
 
 
 def _picture(pixels: np.ndarray, longest: int = 480) -> str:
