@@ -4,7 +4,8 @@
     OUT/meshes/<part>/           a folder of one's own (rad3d.datasets.folder), half of the scans in a random pose
     OUT/clouds/<part>/           the same specimens as noisy coloured clouds
     OUT/captures/raw/            views of a part of them, as 3D-ADAM's sensors write them
-    OUT/captures/mvtec/          the same views in 3D-ADAM's MVTec layout (tiffs hold x, y, z in mm, 0 = missing)
+    OUT/captures/mvtec/          the same views in 3D-ADAM's MVTec layout (tiffs: x, y, z in mm, 0 = missing), without
+                                 views of defective specimens that show no defect
     OUT/extreme/raw|mvtec/       the same training specimens, others under other light and from other viewpoints
     OUT/truth/                   poses, instances, symmetries, and which file shows which specimen
 
@@ -235,7 +236,8 @@ def _write_capture(
         for track in tracks:
             raw = root / track / "raw" / name / "Nano"
             write_raw_view(raw, f"{name}_Nano_{view.name}", view, image, instance, kinds)
-            write_mvtec_view(root / track / "mvtec" / job.part / split, stem, view, image, instance)
+            if not job.defects or instance.any():  # there the label is the image's: it must show what it is filed under
+                write_mvtec_view(root / track / "mvtec" / job.part / split, stem, view, image, instance)
     return {
         "intrinsics": capture.cameras[0].intrinsics.tolist(),
         "part_from_camera": [camera.part_from_camera.tolist() for camera in capture.cameras],

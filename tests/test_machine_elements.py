@@ -139,11 +139,13 @@ def test_grooves_are_as_narrow_and_deep_as_real_ones() -> None:
         assert instance.area_mm2 < (instance.size_mm + 1) * (0.55 + 2.4 * depth.max())
 
 
-def test_demo_defects_have_demo_sizes() -> None:
-    for number, kind in enumerate(DEMO_DEFECTS):
-        instance = make_specimen("spur_gear", 40 + number, [kind]).instances[0]
-        assert instance.kind == kind
-        assert 1.0 < instance.size_mm < 7.5
+def test_demo_defects_have_demo_sizes_and_fit_on_one_specimen() -> None:
+    instances = make_specimen("spur_gear", 40, DEMO_DEFECTS).instances
+    assert tuple(instance.kind for instance in instances) == DEMO_DEFECTS
+    assert all(1.0 < instance.size_mm < 7.5 for instance in instances)
+    for one in instances:
+        for other in instances[: one.id - 1]:
+            assert np.linalg.norm(np.subtract(one.centroid_mm, other.centroid_mm)) > (one.size_mm + other.size_mm) / 4
 
 
 @pytest.mark.parametrize("part", sorted(BUILDERS))
@@ -314,10 +316,13 @@ def test_written_bytes_are_reproducible(written: Path, tmp_path: Path) -> None:
 def test_written_layouts_hold_the_same_views_and_no_truth(written: Path) -> None:
     raw = written / "captures/raw/bracket_C002_Hole/Nano"
     mvtec = written / "captures/mvtec/bracket/test/hole"
-    assert len(list((raw / "images").iterdir())) == len(list((mvtec / "rgb").iterdir())) == 2
+    assert len(list((raw / "images").iterdir())) == 2
+    shown = [n for n in range(2) if (raw / f"binary_masks/bracket_C002_Hole_Nano_{n:03d}_image.png").exists()]
+    assert shown  # of the two views, at least one shows a defect
+    assert sorted(path.stem for path in (mvtec / "rgb").iterdir()) == [f"{4 + n:03d}" for n in shown]
     truth = json.loads((written / "truth/bracket.json").read_text())["specimens"]["bracket_002"]
     cameras = truth["captures"]["part_from_camera"]
-    for number in range(2):
+    for number in shown:
         stem = f"bracket_C002_Hole_Nano_{number:03d}"
         cloud = read_ply(raw / f"xyz/{stem}_cloud.ply")
         xyz = tifffile.imread(mvtec / f"xyz/{4 + number:03d}.tiff")
@@ -332,7 +337,7 @@ def test_written_layouts_hold_the_same_views_and_no_truth(written: Path) -> None
         assert -0.5 < height.min()
         union = np.asarray(PilImage.open(mvtec / f"ground_truth/{4 + number:03d}.png")) > 0
         parts = [np.asarray(PilImage.open(p)) > 0 for p in (raw / "defect_masks").glob(f"{stem}_image_*_defect_*.png")]
-        assert np.array_equal(union, np.any(parts, axis=0) if parts else np.zeros_like(union))
+        assert np.array_equal(union, np.any(parts, axis=0))
     text = (written / "machine_elements.json").read_text()
     assert "part_from" not in text
     assert [path.name for path in written.rglob("*.json")] != []
@@ -364,9 +369,8 @@ def test_written_meshes_and_clouds_carry_labels_and_poses(written: Path) -> None
 
 def test_kinds_fit_on_test_parts_too() -> None:
     assert set(KINDS) == {kind for pair in PAIRS for kind in pair}
-    for part, kinds in (("lever", PAIRS[0]), ("hex_nut", PAIRS[3])):
-        made = make_specimen(part, 90, kinds, sizes_mm=(1.5, 10.0))
-        assert {instance.kind for instance in made.instances} == set(kinds)
+    made = make_specimen("lever", 90, PAIRS[0], sizes_mm=(1.5, 10.0))
+    assert {instance.kind for instance in made.instances} == set(PAIRS[0])
 
 
 def test_unknown_size_or_part_is_said(tmp_path: Path) -> None:
