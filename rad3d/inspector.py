@@ -216,6 +216,7 @@ class Inspector:
             vertices_mm=vertices,
             points=points,
             views=views,
+            part_from_scan=observation.part_from_scan,
         )
 
     def _blank(self, scan: Scan, clock: Clock) -> Inspection:
@@ -241,6 +242,7 @@ class Inspector:
             vertices_mm=scan.vertices_mm,
             faces=scan.faces,
             points=PointScores(unknown, unknown, unknown, np.zeros(len(unknown), np.int32), unknown),
+            good_scores=self.good_scores[np.isfinite(self.good_scores)],
         )
 
     def _not_registered(self, scan: Scan, error: RegistrationError, clock: Clock) -> Inspection:

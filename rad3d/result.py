@@ -13,12 +13,15 @@ import tifffile
 from PIL import Image as PilImage
 
 from rad3d.arrays import Colours, Faces, Image, Matrix3, Points, Pose, ScoreMap, Values
-from rad3d.errors import ResultError
+from rad3d.errors import Rad3dError, ResultError
 from rad3d.files import atomic_folder
 from rad3d.ply import read_ply, write_ply
 from rad3d.scan import MM_PER_UNIT, Unit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+ADDED_SINCE: Mapping[int, Mapping[str, Any]] = {1: {"part_from_scan": None, "good_scores": None}, SCHEMA_VERSION: {}}
+"""What reports of the versions that can be read lack: it is not known."""
+
 Verdict = Literal["pass", "fail", "incomplete"]
 
 
@@ -102,6 +105,8 @@ class Inspection:
         faces: (m, 3), None for clouds.
         points: scores per vertex.
         views: the views as they were judged.
+        part_from_scan: (4, 4) where the vertices lie in the part frame, which the views are in; None = not registered.
+        good_scores: (g,) leave-one-out scores of the good specimens, None = not known.
     """
 
     specimen: str
@@ -123,6 +128,8 @@ class Inspection:
     faces: Faces | None
     points: PointScores
     views: tuple[ViewScores, ...] = field(default=())
+    part_from_scan: Pose | None = None
+    good_scores: Values | None = None
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json` (see report.schema.json); numbers that do not exist are None."""
@@ -153,7 +160,11 @@ class Inspection:
             }
             for view in self.views
         ]
-        report = {"schema_version": SCHEMA_VERSION, **values, "views": views}
+        known = {
+            "part_from_scan": None if self.part_from_scan is None else self.part_from_scan.tolist(),
+            "good_scores": None if self.good_scores is None else self.good_scores.tolist(),
+        }
+        report = {"schema_version": SCHEMA_VERSION, **values, **known, "views": views}
         cleaned: dict[str, Any] = _without_nan({**report, "defects": [asdict(defect) for defect in self.defects]})
         return cleaned
 
@@ -186,10 +197,10 @@ class Inspection:
 
 
 def load_result(folder: str | Path) -> Inspection:
-    """Read back what `Inspection.save` wrote.
+    """Read back what `Inspection.save` wrote, by this version or an earlier one; what those did not know is None.
 
     Raises:
-        ResultError: no result there, a damaged one, or one of another schema version.
+        ResultError: no result there, a damaged one, or one of a version that cannot be read.
     """
     folder = Path(folder)
     try:
@@ -198,13 +209,28 @@ def load_result(folder: str | Path) -> Inspection:
         raise ResultError(
             folder, expected="the folder of a result with report.json", got=f"{error}", remedy="inspect again"
         ) from error
-    if report.get("schema_version") != SCHEMA_VERSION:
+    version = report.pop("schema_version", None) if isinstance(report, dict) else None
+    if version not in ADDED_SINCE:
         raise ResultError(
             folder / "report.json",
-            expected=f"schema_version {SCHEMA_VERSION}",
-            got=f"{report.get('schema_version')}",
+            expected=f"schema_version {' or '.join(map(str, ADDED_SINCE))}",
+            got=f"{version}",
             remedy="read it with the version of rad3d that wrote it, or inspect again",
         )
+    try:
+        return _read({**ADDED_SINCE[version], **report}, folder)
+    except Rad3dError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultError(
+            folder,
+            expected="a complete result: report.json, scored.ply, views/ and maps/",
+            got=f"{type(error).__name__}: {error}",
+            remedy="inspect again; files are missing or damaged",
+        ) from error
+
+
+def _read(report: dict[str, Any], folder: Path) -> Inspection:
     ply = read_ply(folder / "scored.ply")
     defects = tuple(Defect(**_with_nan(defect)) for defect in report.pop("defects"))
     views = tuple(
@@ -212,15 +238,16 @@ def load_result(folder: str | Path) -> Inspection:
             view["name"],
             np.asarray(PilImage.open(folder / "views" / f"{view['name']}.png")),
             tifffile.imread(folder / "maps" / f"{view['name']}.tiff"),
-            None if view["part_from_camera"] is None else np.array(view["part_from_camera"]),
-            None if view["intrinsics"] is None else np.array(view["intrinsics"]),
+            _array(view["part_from_camera"]),
+            _array(view["intrinsics"]),
         )
         for view in report.pop("views")
     )
-    del report["schema_version"]
+    arrays = {name: _array(report.pop(name)) for name in ("part_from_scan", "good_scores")}
     numbers = {k: _with_nan(report[k]) for k in ("score", "threshold", "point_threshold", "coverage", "coverage_total")}
     return Inspection(
         **{**report, **numbers},
+        **arrays,
         defects=defects,
         vertices_mm=ply.vertices.astype(np.float64) * MM_PER_UNIT[report["unit"]],
         faces=ply.faces,
@@ -294,3 +321,7 @@ def _with_nan(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_with_nan(item) for item in value)
     return math.nan if value is None else value
+
+
+def _array(value: Any) -> Any:
+    return None if value is None else np.array(value, float)

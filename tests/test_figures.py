@@ -141,12 +141,16 @@ def test_memory_map_has_equal_axes():
 
 
 def test_histogram_counts_all_judged_points(inspection):
-    ax = figures.score_histogram(inspection, good=np.array([0.5, 0.6]))
+    ax = figures.score_histogram(replace(inspection, good_scores=np.array([0.5, 0.6])))
     assert sum(bar.get_height() for bar in ax.patches) == 390
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "defect threshold 1.5" in labels
     assert "region threshold 1" in labels
-    assert "good specimens" in labels
+    assert "highest of each of 2 good specimens" in labels
+    (ticks,) = (line for line in ax.lines if line.get_label().startswith("highest"))
+    np.testing.assert_array_equal(ticks.get_xdata(), [0.5, 0.6])
+    unknown = figures.score_histogram(inspection)
+    assert not any("good" in text.get_text() for text in unknown.get_legend().get_texts())
 
 
 def test_no_state_of_pyplot():

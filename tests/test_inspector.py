@@ -51,6 +51,8 @@ def test_a_fresh_good_specimen_passes(inspector):
     assert result.verdict == "pass"
     assert result.coverage > 0.95
     assert not result.defects
+    np.testing.assert_array_equal(result.good_scores, inspector.good_scores)
+    assert result.threshold >= result.good_scores.max()
 
 
 def test_a_scan_in_any_pose_gives_the_same_result(inspector, dented, found):
@@ -61,6 +63,11 @@ def test_a_scan_in_any_pose_gives_the_same_result(inspector, dented, found):
     expected = transform_points(pose, np.array([found.defects[0].centroid_mm]))[0]
     assert np.linalg.norm(np.subtract(moved.defects[0].centroid_mm, expected)) < 0.5
     assert np.linalg.norm(np.subtract(moved.defects[0].centroid_part_mm, found.defects[0].centroid_part_mm)) < 0.5
+    np.testing.assert_allclose(
+        transform_points(moved.part_from_scan, np.array([moved.defects[0].centroid_mm]))[0],
+        moved.defects[0].centroid_part_mm,
+        atol=1e-6,
+    )
     both = np.isfinite(moved.points.anomaly_score) & np.isfinite(found.points.anomaly_score)
     assert np.corrcoef(moved.points.anomaly_score[both], found.points.anomaly_score[both])[0, 1] > 0.95
 
@@ -125,6 +132,7 @@ def test_half_a_scan_or_another_part_never_passes(inspector, good_scans):
     other = inspector.inspect(Scan("ball", vertices_mm=np.array(ball.vertices), faces=np.array(ball.faces)))
     assert other.verdict == "incomplete"
     assert "not registered" in other.reason
+    assert other.part_from_scan is None
 
 
 def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(good_scans, dented, caplog):

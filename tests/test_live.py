@@ -16,9 +16,11 @@ import pytest
 import trimesh
 from PIL import Image
 
+from rad3d.camera import Camera
 from rad3d.defects import PEAK_SHARE
 from rad3d.errors import ResultError
-from rad3d.result import Defect, Inspection, PointScores
+from rad3d.geometry import inverse, look_at, random_rotation, transform_points, translation
+from rad3d.result import Defect, Inspection, PointScores, ViewScores
 from rad3d.scan import Scan
 from rad3d.viewers.segmenting import Segmenter
 
@@ -98,6 +100,30 @@ def test_slider_changes_list_and_markers(served):
     assert len(viewer.defects) == 1
     viewer.threshold.value = 1.0
     assert len(viewer.defects) == 2
+
+
+def test_cameras_stand_where_they_stood_before_registration(served):
+    scan_from_part = translation((300.0, -40.0, 7.0)) @ random_rotation(np.random.default_rng(3))
+    eye = np.array([60.0, 20.0, 30.0])
+    camera = Camera.from_field_of_view((30, 40), 0.6, look_at(eye, np.zeros(3)))
+    picture = np.zeros((30, 40, 3), np.uint8)
+    view = ViewScores("v", picture, np.zeros((30, 40), np.float32), camera.part_from_camera, camera.intrinsics)
+    item = inspection()
+    moved = replace(
+        item,
+        vertices_mm=transform_points(scan_from_part, item.vertices_mm),
+        part_from_scan=inverse(scan_from_part),
+        views=(view,),
+    )
+    viewer = served([moved])
+    viewer._show_views.value = True
+    (frustum,) = viewer._frames
+    np.testing.assert_allclose(frustum.position, transform_points(scan_from_part, eye[None])[0], atol=1e-4)
+    segmented = viewer.items[0].segmenter.defects(1.5)[0]
+    np.testing.assert_allclose(
+        transform_points(scan_from_part, np.array([segmented.centroid_part_mm]))[0], segmented.centroid_mm, atol=1e-6
+    )
+    assert np.linalg.norm(segmented.centroid_part_mm - PEAKS[0][0]) < 1.5
 
 
 def test_side_by_side_without_touching(served):

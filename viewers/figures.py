@@ -113,21 +113,19 @@ def _next_colour(ax: "Axes") -> str:
     return CATEGORIES[len(ax.lines) % len(CATEGORIES)]
 
 
-def score_histogram(inspection: Inspection, *, good: Values | None = None, ax: "Axes | None" = None) -> "Axes":
+def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axes":
     """How many surface points have which score, in the colours of the heat map, with the thresholds.
 
-    Args:
-        inspection: whose points.
-        good: (g,) leave-one-out scores of the good specimens, drawn as ticks: what is usual.
-        ax: where to draw.
+    The highest score of each good specimen, where known, is a tick below: what is usual.
     """
     from matplotlib.ticker import NullLocator
 
     ax = _axes(ax, "", "anomaly score", "surface points")
     scores = inspection.points.anomaly_score
     scores = scores[np.isfinite(scores)]
+    good = np.empty(0) if inspection.good_scores is None else inspection.good_scores
     levels = [inspection.point_threshold, inspection.threshold]
-    high = max([float(scores.max(initial=0)), *(level for level in levels if np.isfinite(level))])
+    high = max(float(scores.max(initial=0)), *(level for level in (*levels, *good) if np.isfinite(level)), 0.0)
     high = 1.05 * high if high > 0 else 1.0
     counts, edges = np.histogram(scores, bins=60, range=(min(0.0, float(scores.min(initial=0))), high))
     colours = heat_colours((edges[:-1] + edges[1:]) / 2, inspection.point_threshold) / 255
@@ -135,8 +133,11 @@ def score_histogram(inspection: Inspection, *, good: Values | None = None, ax: "
     for level, name, style in zip(levels, ("region", "defect"), (":", "-"), strict=True):
         if np.isfinite(level):
             ax.axvline(level, color=INK, linewidth=1.2, linestyle=style, label=f"{name} threshold {number(level)}")
-    if good is not None and len(good):
-        ax.plot(good, np.full(len(good), 0.7), "|", color=CATEGORIES[0], markersize=11, label="good specimens")
+    if len(good):
+        label = f"highest of each of {len(good)} good specimens" if len(good) > 1 else "highest of the good specimen"
+        ax.plot(
+            good, np.full(len(good), 0.7), "|", color=CATEGORIES[0], markersize=11, markeredgewidth=1.6, label=label
+        )
     if counts.any():
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.5)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rad3d.arrays import Colours, Faces, Image, Points, Pose, Vector
+from rad3d.arrays import Colours, Faces, Image, Points, Vector
 from rad3d.errors import DependencyError, ResultError
-from rad3d.geometry import bounding_sphere, unit
+from rad3d.geometry import bounding_sphere, inverse, unit
 from rad3d.memory import Memory
 from rad3d.result import UNSEEN_GREY, Defect, Inspection, ViewScores
 from rad3d.scan import Scan
@@ -386,8 +386,9 @@ class Viewer:
             for name, value in defect_measures(defect)
         )
         self._words.content = f"<table style='font-size:0.85em;margin:0 1em'>{rows}</table>"
-        # a defect segmented again has no place in the part frame, which the views are in
-        found = close_up(inspection, defect) if defect in inspection.defects else None
+        # without a pose, a defect segmented again has no place in the part frame, which the views are in
+        placed = inspection.part_from_scan is not None or defect in inspection.defects
+        found = close_up(inspection, defect) if placed else None
         self._image.visible = found is not None
         if found is not None:
             view, window = found
@@ -415,7 +416,9 @@ class Viewer:
         assert view.part_from_camera is not None
         assert view.intrinsics is not None
         threshold = item.inspection.point_threshold
-        pose = _scan_from_part(item.inspection) @ view.part_from_camera
+        part_from_scan = item.inspection.part_from_scan
+        scan_from_part = np.eye(4) if part_from_scan is None else inverse(part_from_scan)
+        pose = scan_from_part @ view.part_from_camera
         height, width = view.score.shape
         step = max(1, max(height, width) // 128)
         handle = self.server.scene.add_camera_frustum(
@@ -460,12 +463,6 @@ def _side_by_side(items: Sequence[Shown]) -> list[Vector]:
         offsets.append(np.array([left - float(item.vertices_mm[:, 0].min()), 0, 0]))
         right = left + float(width)
     return offsets
-
-
-def _scan_from_part(inspection: Inspection) -> Pose:
-    """The views are in the part frame, the vertices along the file's axes."""
-    part_from_scan = getattr(inspection, "part_from_scan", None)
-    return np.eye(4) if part_from_scan is None else np.linalg.inv(part_from_scan)
 
 
 def _pair(view: ViewScores, threshold: float, window: tuple[slice, slice]) -> Image:

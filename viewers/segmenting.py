@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrays import Values
 from rad3d.defects import measure, regions
+from rad3d.geometry import inverse
 from rad3d.result import Defect, Inspection
 from rad3d.scan import Scan, Surface
 
@@ -44,4 +45,7 @@ class Segmenter:
         surface, scores = self._scored
         least_area = self.inspection.settings.get("verdict", {}).get("min_area_mm2", 0.0)
         low = min(self.inspection.point_threshold, threshold)
-        return measure(surface, scores, regions(surface, scores, low, threshold, least_area), np.eye(4))
+        pose = self.inspection.part_from_scan
+        part_from_scan = np.eye(4) if pose is None else pose
+        labels = regions(surface, scores, low, threshold, least_area)
+        return measure(surface.moved(part_from_scan), scores, labels, inverse(part_from_scan))

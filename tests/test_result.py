@@ -1,0 +1,134 @@
+"""Results on disk: what is written is read back, older ones are read, damaged ones are named."""
+
+import json
+from dataclasses import replace
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+
+from rad3d.errors import ResultError
+from rad3d.geometry import random_rotation, translation
+from rad3d.result import Defect, Inspection, PointScores, ViewScores, find_results, load_result
+
+SCHEMA = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
+SINCE_2 = ("part_from_scan", "good_scores")
+
+
+@pytest.fixture
+def inspection():
+    """Synthetic: a triangle in inches with one defect and one view."""
+    score = np.array([0.5, np.nan, 3.0], np.float32)
+    rng = np.random.default_rng(0)
+    return Inspection(
+        specimen="one",
+        source="one.stl",
+        unit="inch",
+        verdict="fail",
+        reason="1 defect above the threshold",
+        score=3.0,
+        threshold=1.5,
+        point_threshold=1.0,
+        coverage=1.0,
+        coverage_total=float("nan"),
+        false_reject={"asked": 0.05, "guaranteed": None, "n_good": 2, "method": "extrapolated"},
+        settings={},
+        fingerprint="f",
+        timings_s={"encoding": 0.1},
+        defects=(
+            Defect(1, (1.0, 2.0, 3.0), (2.0, 3.0, 4.0), (0.0, 0.0, 1.0), 2.5, (2.0, 1.0, float("nan")), 3.0, 2.0),
+        ),
+        vertices_mm=np.array([[0, 0, 0], [254, 0, 0], [0, 127, 0]], float),
+        faces=np.array([[0, 1, 2]]),
+        points=PointScores(score, score, score / 3, np.array([2, 0, 1], np.int32), -score),
+        views=(
+            ViewScores("v", rng.integers(0, 255, (4, 5, 3), np.uint8), np.full((4, 5), 2.0, np.float32), np.eye(4)),
+        ),
+        part_from_scan=translation((1.0, 1.0, 1.0)) @ random_rotation(rng),
+        good_scores=np.array([0.7, 1.2]),
+    )
+
+
+def rewritten(folder, change):
+    report = json.loads((folder / "report.json").read_text())
+    change(report)
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
+def of_version_1(report):
+    """The report as the first version wrote it."""
+    report["schema_version"] = 1
+    for name in SINCE_2:
+        del report[name]
+
+
+def test_reads_back_what_it_wrote(inspection, tmp_path):
+    again = load_result(inspection.save(tmp_path / "out"))
+    assert again.report() == inspection.report()
+    jsonschema.validate(again.report(), SCHEMA)
+    np.testing.assert_array_equal(again.part_from_scan, inspection.part_from_scan)
+    np.testing.assert_array_equal(again.good_scores, inspection.good_scores)
+    np.testing.assert_allclose(again.vertices_mm, inspection.vertices_mm, atol=1e-4)
+    np.testing.assert_array_equal(again.points.anomaly_score, inspection.points.anomaly_score)
+
+
+def test_not_registered_has_no_pose(inspection, tmp_path):
+    bare = replace(inspection, part_from_scan=None, good_scores=None, defects=(), views=())
+    jsonschema.validate(bare.report(), SCHEMA)
+    again = load_result(bare.save(tmp_path / "out"))
+    assert again.part_from_scan is None
+    assert again.good_scores is None
+
+
+def test_a_result_of_the_first_version_is_read(inspection, tmp_path):
+    old = load_result(rewritten(inspection.save(tmp_path / "out"), of_version_1))
+    assert old.part_from_scan is None
+    assert old.good_scores is None
+    assert old.defects[0].area_mm2 == 2.5
+    jsonschema.validate(old.report(), SCHEMA)  # written again, it is of this version
+    same = {name: value for name, value in inspection.report().items() if name not in SINCE_2}
+    assert {name: value for name, value in old.report().items() if name not in SINCE_2} == same
+
+
+@pytest.mark.parametrize("version", [0, 99, None, "2"])
+def test_another_version_is_named(inspection, tmp_path, version):
+    folder = rewritten(inspection.save(tmp_path / "out"), lambda report: report.update(schema_version=version))
+    with pytest.raises(ResultError, match=f"schema_version 1 or 2, got {version}"):
+        load_result(folder)
+
+
+@pytest.mark.parametrize("gone", ["report.json", "scored.ply", "views/v.png", "maps/v.tiff"])
+def test_a_missing_file_is_named(inspection, tmp_path, gone):
+    folder = inspection.save(tmp_path / "out")
+    (folder / gone).unlink()
+    with pytest.raises(ValueError, match=gone.split("/")[-1]) as told:
+        load_result(folder)
+    assert told.value.remedy
+
+
+@pytest.mark.parametrize("name", ["specimen", "defects", "good_scores"])
+def test_a_report_without_a_field_is_damaged(inspection, tmp_path, name):
+    folder = rewritten(inspection.save(tmp_path / "out"), lambda report: report.pop(name))
+    with pytest.raises(ResultError, match="complete result"):
+        load_result(folder)
+
+
+def test_a_report_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(ResultError, match="schema_version"):
+        load_result(tmp_path)
+
+
+def test_a_result_does_not_need_its_scan(inspection, tmp_path):
+    assert load_result(replace(inspection, source="gone/away.stl").save(tmp_path / "out")).source == "gone/away.stl"
+
+
+def test_found_among_folders_and_globs(inspection, tmp_path):
+    for name in ("a", "b"):
+        inspection.save(tmp_path / name)
+    assert find_results([tmp_path, tmp_path / "b"]) == [tmp_path / "a", tmp_path / "b"]
+    assert find_results([f"{tmp_path}/[b]"]) == [tmp_path / "b"]
+    with pytest.raises(ResultError, match="none"):
+        find_results([tmp_path / "c"])
