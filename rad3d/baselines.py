@@ -5,162 +5,30 @@ written to disk, so that metrics can be computed again without inference.
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rad3d.arrays import Image, Mask, Points, ScoreMap, Values
+from rad3d.arrays import Image, Values
 from rad3d.datasets.sample import Sample
-from rad3d.errors import RegistrationError, ResultError, ScanError, SettingsError
-from rad3d.files import atomic_folder
+from rad3d.errors import RegistrationError, ScanError, SettingsError
 from rad3d.fitting import Track
 from rad3d.inspector import Inspector
+from rad3d.looks import cropped, load_views, need_images, part_of
+from rad3d.prediction import WHOLE, Box, Prediction, ViewPrediction
 from rad3d.scan import Scan
 from rad3d.settings import RetrievalSettings, Settings
 from rad3d.view import View
 
-_log = logging.getLogger(__name__)
-
 MethodName = Literal["rad", "rad-roi", "rad3d", "deviation"]
-Box = tuple[float, float, float, float]
-"""Left, top, width, height as shares of an image; may reach beyond it."""
-
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 RAD_CROP: Box = (1 / 16, 1 / 16, 7 / 8, 7 / 8)
 """What the middle 448 of 512 pixels show."""
 RAD_RETRIEVAL = RetrievalSettings(views_by="descriptor", k_views=48, pos_radius=1)
 """Of RAD on 3D-ADAM; on other sets the same."""
 TOP_SHARE = 0.01
-
-
-@dataclass(frozen=True, eq=False)
-class ViewPrediction:
-    """Scores of one view.
-
-    Args:
-        name: the view's.
-        score: of the image as a whole.
-        scores: (h, w) float32, NaN = not inspected.
-        box: what of the image the map shows.
-        part: (H, W) pixels of the image that show the part, None where no cloud tells.
-    """
-
-    name: str
-    score: float
-    scores: ScoreMap
-    box: Box = WHOLE
-    part: Mask | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a method says of one sample.
-
-    Args:
-        score: of the specimen; NaN when it failed.
-        complete: False when the verdict is incomplete, or inspection failed.
-        reason: why not complete.
-        views: per view.
-        points: (n,) scores of the scan's vertices in file order, NaN = not inspected; None for images.
-        areas_mm2: (n,) the surface each vertex stands for.
-        threshold: the calibrated point threshold, NaN without one.
-        fails: the calibrated verdict, None without one.
-        centroids_mm: (d, 3) of the defects found.
-        defect_areas_mm2: (d,).
-    """
-
-    score: float
-    complete: bool = True
-    reason: str = ""
-    views: tuple[ViewPrediction, ...] = ()
-    points: Values | None = None
-    areas_mm2: Values | None = None
-    threshold: float = np.nan
-    fails: bool | None = None
-    centroids_mm: Points | None = None
-    defect_areas_mm2: Values | None = None
-
-    def save(self, folder: Path) -> None:
-        """Write it, all or nothing."""
-        import tifffile
-        from PIL import Image as PilImage
-
-        header: dict[str, Any] = {
-            "score": None if np.isnan(self.score) else self.score,
-            "complete": self.complete,
-            "reason": self.reason,
-            "threshold": None if np.isnan(self.threshold) else self.threshold,
-            "fails": self.fails,
-            "views": [{"name": v.name, "score": _none(v.score), "box": v.box} for v in self.views],
-            "centroids_mm": None if self.centroids_mm is None else self.centroids_mm.tolist(),
-            "defect_areas_mm2": None if self.defect_areas_mm2 is None else self.defect_areas_mm2.tolist(),
-        }
-        with atomic_folder(folder) as new:
-            for view in self.views:
-                tifffile.imwrite(new / f"{view.name}.tiff", view.scores.astype(np.float32), compression="zlib")
-                if view.part is not None:
-                    PilImage.fromarray(view.part).save(new / f"{view.name}.part.png")
-            if self.points is not None and self.areas_mm2 is not None:
-                np.save(new / "points.npy", np.stack([self.points, self.areas_mm2]).astype(np.float32))
-            (new / "prediction.json").write_text(json.dumps(header, allow_nan=False) + "\n")
-
-    @staticmethod
-    def load(folder: Path) -> "Prediction":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: nothing there, or damaged.
-        """
-        import tifffile
-        from PIL import Image as PilImage
-
-        try:
-            header = json.loads((folder / "prediction.json").read_text())
-            views = []
-            for view in header["views"]:
-                part = folder / f"{view['name']}.part.png"
-                views.append(
-                    ViewPrediction(
-                        view["name"],
-                        _nan(view["score"]),
-                        tifffile.imread(folder / f"{view['name']}.tiff"),
-                        tuple(view["box"]),
-                        np.asarray(PilImage.open(part)) > 0 if part.exists() else None,
-                    )
-                )
-            points = np.load(folder / "points.npy") if (folder / "points.npy").exists() else (None, None)
-            found = header["centroids_mm"]
-            return Prediction(
-                score=_nan(header["score"]),
-                complete=header["complete"],
-                reason=header["reason"],
-                views=tuple(views),
-                points=points[0],
-                areas_mm2=points[1],
-                threshold=_nan(header["threshold"]),
-                fails=header["fails"],
-                centroids_mm=None if found is None else np.array(found, float).reshape(-1, 3),
-                defect_areas_mm2=None if found is None else np.array(header["defect_areas_mm2"], float),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultError(
-                folder,
-                expected="a prediction",
-                got=f"{type(error).__name__}: {error}",
-                remedy="remove the folder and evaluate again",
-            ) from error
-
-
-def _none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _nan(value: float | None) -> float:
-    return np.nan if value is None else value
 
 
 class Method(Protocol):
@@ -202,7 +70,7 @@ class Rad:
         from rad3d.memory import Memory
 
         names = [f"{s.part}/{s.specimen}/{v.name}" for s in samples for v in s.views]
-        _need_images(samples)
+        need_images(samples)
         layers, channels, grid = len(self._encoder.settings.layers), self._encoder.channels, self._encoder.grid_hw
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "rows.json"
@@ -252,7 +120,7 @@ class Rad:
         from rad3d.patches import Patches
         from rad3d.retrieval import image_score, rad_scores, score_map
 
-        _need_images([sample])
+        need_images([sample])
         views = load_views(sample)
         inputs = [self._look(view) for view in views]
         cls, patches = self._encode([given[0] for given in inputs if given is not None])
@@ -284,20 +152,8 @@ class Rad:
     def _look(self, view: View) -> tuple[Image, Box] | None:
         """The encoder's input and what of the image it shows; None when the part is not in the image."""
         from rad3d.encoder import rad_input
-        from rad3d.patches import cut, windows_of
 
-        if not self._roi:
-            return rad_input(view.image), RAD_CROP
-        part = part_of(view)
-        if part is not None and view.points_mm is not None:
-            view = replace(view, points_mm=np.where(part[..., None], view.points_mm, np.float32(np.nan)))
-        windows = windows_of(view, (448, 448), self._encoder.patch_size, None)
-        if not windows:
-            return None
-        (window,) = windows
-        height, width = view.size_hw
-        box = (window.left / width, window.top / height, window.width / width, window.height / height)
-        return cut(view, window, (448, 448)), box
+        return cropped(view, self._encoder) if self._roi else (rad_input(view.image), RAD_CROP)
 
 
 def _rows_done(log: Path, fingerprint: str, names: list[str]) -> list[bool]:
@@ -308,36 +164,6 @@ def _rows_done(log: Path, fingerprint: str, names: list[str]) -> list[bool]:
         return list(found["done"]) if same else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _need_images(samples: Sequence[Sample]) -> None:
-    for sample in samples:
-        if not sample.views:
-            raise SettingsError(
-                f"{sample.part}/{sample.specimen}",
-                expected="photographs for this method",
-                got=f"{sample.scan}",
-                remedy="choose --method rad3d, which renders views of meshes and clouds",
-            )
-
-
-def load_views(sample: Sample) -> tuple[View, ...]:
-    """The sample's views in the order of `sample.views`."""
-    views = {view.name: view for view in sample.load_scan().views}
-    return tuple(views[files.name] for files in sample.views)
-
-
-def part_of(view: View) -> Mask | None:
-    """The pixels that show the part; None for an image without a cloud."""
-    from rad3d.segment import foreground
-
-    if view.points_mm is None:
-        return None
-    try:
-        return foreground(view)
-    except RegistrationError as error:
-        _log.warning("%s: all pixels with a point count as the part: %s", view.name, error)
-        return view.mask
 
 
 class Inspectors:

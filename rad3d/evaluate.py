@@ -20,13 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rad3d.baselines import Method, MethodName, Prediction, Rad, method_named
+from rad3d.baselines import Method, MethodName, Rad, method_named
 from rad3d.datasets import dataset_root, load_samples
 from rad3d.datasets.sample import Choice, Sample
 from rad3d.errors import DatasetError, Rad3dError, ResultError, ScanError, UnitError
 from rad3d.files import atomic_file
 from rad3d.fitting import Track, silently
 from rad3d.io import specimen_name
+from rad3d.prediction import Prediction
 from rad3d.scoring import AUTHORS, PartScores, score_part
 from rad3d.settings import Settings
 

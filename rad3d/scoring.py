@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from rad3d.arrays import Mask, ScoreMap, Values
-from rad3d.baselines import RAD_CROP, WHOLE, Box, Prediction
+from rad3d.baselines import RAD_CROP
 from rad3d.datasets.sample import Sample
 from rad3d.metrics import (
     AUPRO_LIMITS,
@@ -26,6 +26,7 @@ from rad3d.metrics import (
     rank,
     specimen_scores,
 )
+from rad3d.prediction import WHOLE, Box, Prediction
 
 Judged = Sequence[tuple[Sample, Callable[[], Prediction]]]
 """Test samples, each with how to load its prediction; so that never all maps are in memory."""

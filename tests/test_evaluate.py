@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from rad3d import evaluate as module
-from rad3d.baselines import RAD_CROP, WHOLE, Prediction, Rad, ViewPrediction
+from rad3d.baselines import RAD_CROP, Rad
 from rad3d.datasets.sample import Choice, MaskFile, Sample, ViewFiles, image_size_hw
 from rad3d.encoder import Encoder, rad_input
 from rad3d.errors import DatasetError, ResultError, ScanError
 from rad3d.evaluate import evaluate
 from rad3d.metrics import InstanceCounts, aupro
 from rad3d.ply import write_ply
+from rad3d.prediction import WHOLE, Prediction, ViewPrediction
 from rad3d.scoring import AUTHORS, PIXELS, authors_mask, on_image, score_part
 from rad3d.settings import EncoderSettings, Settings
 

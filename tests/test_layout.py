@@ -18,7 +18,7 @@ register render.shading render.raycast render.splat render.rasterize render view
 weights encoder patches memory retrieval surface labelled mrad prompted backproject fusion calibration deviation
 metrics result defects observe evidence fitting inspector
 """.split()
-TOP = ["datasets", "viewers", "baselines", "scoring", "evaluate", "demo", "describe", "cli"]
+TOP = ["datasets", "viewers", "prediction", "looks", "baselines", "scoring", "evaluate", "demo", "describe", "cli"]
 ROOT = Path(rad3d.__file__).parents[1]
 
 

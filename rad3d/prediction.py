@@ -1,0 +1,143 @@
+"""What a method says of one sample; written to disk, so that metrics can be computed again without inference."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rad3d.arrays import Mask, Points, ScoreMap, Values
+from rad3d.errors import ResultError
+from rad3d.files import atomic_folder
+
+Box = tuple[float, float, float, float]
+"""Left, top, width, height as shares of an image; may reach beyond it."""
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ViewPrediction:
+    """Scores of one view.
+
+    Args:
+        name: the view's.
+        score: of the image as a whole.
+        scores: (h, w) float32, NaN = not inspected.
+        box: what of the image the map shows.
+        part: (H, W) pixels of the image that show the part, None where no cloud tells.
+    """
+
+    name: str
+    score: float
+    scores: ScoreMap
+    box: Box = WHOLE
+    part: Mask | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a method says of one sample.
+
+    Args:
+        score: of the specimen; NaN when it failed.
+        complete: False when the verdict is incomplete, or inspection failed.
+        reason: why not complete.
+        views: per view.
+        points: (n,) scores of the scan's vertices in file order, NaN = not inspected; None for images.
+        areas_mm2: (n,) the surface each vertex stands for.
+        threshold: the calibrated point threshold, NaN without one.
+        fails: the calibrated verdict, None without one.
+        centroids_mm: (d, 3) of the defects found.
+        defect_areas_mm2: (d,).
+    """
+
+    score: float
+    complete: bool = True
+    reason: str = ""
+    views: tuple[ViewPrediction, ...] = ()
+    points: Values | None = None
+    areas_mm2: Values | None = None
+    threshold: float = np.nan
+    fails: bool | None = None
+    centroids_mm: Points | None = None
+    defect_areas_mm2: Values | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write it, all or nothing."""
+        import tifffile
+        from PIL import Image as PilImage
+
+        header: dict[str, Any] = {
+            "score": None if np.isnan(self.score) else self.score,
+            "complete": self.complete,
+            "reason": self.reason,
+            "threshold": None if np.isnan(self.threshold) else self.threshold,
+            "fails": self.fails,
+            "views": [{"name": v.name, "score": _none(v.score), "box": v.box} for v in self.views],
+            "centroids_mm": None if self.centroids_mm is None else self.centroids_mm.tolist(),
+            "defect_areas_mm2": None if self.defect_areas_mm2 is None else self.defect_areas_mm2.tolist(),
+        }
+        with atomic_folder(folder) as new:
+            for view in self.views:
+                tifffile.imwrite(new / f"{view.name}.tiff", view.scores.astype(np.float32), compression="zlib")
+                if view.part is not None:
+                    PilImage.fromarray(view.part).save(new / f"{view.name}.part.png")
+            if self.points is not None and self.areas_mm2 is not None:
+                np.save(new / "points.npy", np.stack([self.points, self.areas_mm2]).astype(np.float32))
+            (new / "prediction.json").write_text(json.dumps(header, allow_nan=False) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> "Prediction":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: nothing there, or damaged.
+        """
+        import tifffile
+        from PIL import Image as PilImage
+
+        try:
+            header = json.loads((folder / "prediction.json").read_text())
+            views = []
+            for view in header["views"]:
+                part = folder / f"{view['name']}.part.png"
+                views.append(
+                    ViewPrediction(
+                        view["name"],
+                        _nan(view["score"]),
+                        tifffile.imread(folder / f"{view['name']}.tiff"),
+                        tuple(view["box"]),
+                        np.asarray(PilImage.open(part)) > 0 if part.exists() else None,
+                    )
+                )
+            points = np.load(folder / "points.npy") if (folder / "points.npy").exists() else (None, None)
+            found = header["centroids_mm"]
+            return Prediction(
+                score=_nan(header["score"]),
+                complete=header["complete"],
+                reason=header["reason"],
+                views=tuple(views),
+                points=points[0],
+                areas_mm2=points[1],
+                threshold=_nan(header["threshold"]),
+                fails=header["fails"],
+                centroids_mm=None if found is None else np.array(found, float).reshape(-1, 3),
+                defect_areas_mm2=None if found is None else np.array(header["defect_areas_mm2"], float),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ResultError(
+                folder,
+                expected="a prediction",
+                got=f"{type(error).__name__}: {error}",
+                remedy="remove the folder and evaluate again",
+            ) from error
+
+
+def _none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _nan(value: float | None) -> float:
+    return np.nan if value is None else value
