@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, Points, ScoreMap
+from rad3d.arrays import Flags, ScoreMap
 from rad3d.geometry import unit
 from rad3d.patches import Patches, sample_scores
 from rad3d.scan import Surface
@@ -60,28 +61,26 @@ def visible(view: View, surface: Surface, settings: FusionSettings) -> tuple[Fla
 
 
 def back_project(
-    views: Sequence[View], patches: Patches, scores: ScoreMap, surface: Surface, settings: FusionSettings
-) -> PointViews:
-    """Patch scores (n, h, w) of a specimen's views -> scores (v, points) of its surface."""
-    score = np.full((len(views), len(surface.points_mm)), np.nan, np.float32)
-    incidence = np.zeros_like(score)
+    views: Sequence[View], patches: Patches, scores: Sequence[ScoreMap], surface: Surface, settings: FusionSettings
+) -> list[PointViews]:
+    """Patch scores (n, h, w) of a specimen's views -> scores (v, points) of its surface, for each kind of score."""
+    incidence = np.zeros((len(views), len(surface.points_mm)), np.float32)
+    projected = np.full((len(scores), *incidence.shape), np.nan, np.float32)
     for index, view in enumerate(views):
         seen, pixels, cosine = visible(view, surface, settings)
-        score[index, seen] = sample_scores(patches, scores, index, pixels[seen])
         incidence[index, seen] = cosine[seen]
-    incidence[np.isnan(score)] = 0.0
-    return PointViews(score, incidence)
+        for kind, of_kind in zip(projected, scores, strict=True):
+            kind[index, seen] = sample_scores(patches, of_kind, index, pixels[seen])
+    return [PointViews(kind, np.where(np.isnan(kind), np.float32(0), incidence)) for kind in projected]
 
 
-def view_map(view: View, surface_points: Points, point_scores: np.ndarray, reach_mm: float) -> ScoreMap:
-    """Scores of surface points as a map (H, W) over a view: the nearest point's, NaN without one within reach."""
-    from scipy.spatial import cKDTree
-
+def view_map(view: View, surface_tree: cKDTree, point_scores: np.ndarray, reach_mm: float) -> ScoreMap:
+    """Scores of a surface's points as a map (H, W) over a view: the nearest point's, NaN without one within reach."""
     result = np.full(view.size_hw, np.nan, np.float32)
-    if view.points_mm is None or not len(surface_points):
+    if view.points_mm is None or not surface_tree.n:
         return result
     mask = view.mask
-    distance, index = cKDTree(surface_points).query(view.points_mm[mask], distance_upper_bound=reach_mm, workers=-1)
+    distance, index = surface_tree.query(view.points_mm[mask], distance_upper_bound=reach_mm, workers=-1)
     found = np.isfinite(distance)
     result[mask] = np.where(found, point_scores[np.where(found, index, 0)], np.nan)
     return result

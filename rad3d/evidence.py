@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Values
-from rad3d.backproject import PointViews, back_project
+from rad3d.arrays import ScoreMap, Values
+from rad3d.backproject import back_project
 from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.fusion import fuse
 from rad3d.observe import Observation
@@ -81,9 +81,10 @@ def gather(observation: Observation, remembered: Remembered, settings: Settings,
     )
     usual, spread = usual_scores(query, remembered.patches, remembered.scores, others)
     unusual = (raw_patches - usual) / (spread + remembered.score_floor)
-    views = [_views_of(observation, query, values, settings) for values in (unusual, raw_patches)]
-    appearance = fuse(views[0], settings.fusion.rule, ANOMALOUS)
-    raw = fuse(views[1], "mean").score
+    grids = [_grid(observation, query, values) for values in (unusual, raw_patches)]
+    seen = back_project(observation.views, observation.patches, grids, observation.surface, settings.fusion)
+    appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)
+    raw = fuse(seen[1], "mean").score
     deviation, geometry = _geometry(observation, remembered, good)
     score = np.maximum(appearance.score, 0) + geometry
     return Evidence(
@@ -97,11 +98,11 @@ def gather(observation: Observation, remembered: Remembered, settings: Settings,
     )
 
 
-def _views_of(observation: Observation, query: PlacedPatches, values: Values, settings: Settings) -> PointViews:
-    patches = observation.patches
-    grid = np.full(patches.points_mm.shape[:3], np.nan, np.float32)
+def _grid(observation: Observation, query: PlacedPatches, values: Values) -> ScoreMap:
+    """Values of the placed patches (q,) back in the grids (n, h, w) they came from, NaN elsewhere."""
+    grid = np.full(observation.patches.points_mm.shape[:3], np.nan, np.float32)
     grid[tuple(query.position.T)] = values
-    return back_project(observation.views, patches, grid, observation.surface, settings.fusion)
+    return grid
 
 
 def _geometry(observation: Observation, remembered: Remembered, good: int | None) -> tuple[Values, Values]:

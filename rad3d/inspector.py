@@ -192,7 +192,8 @@ class Inspector:
             defects = measure(observation.surface, evidence.score, labels, inverse(observation.part_from_scan))
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage)
-            views = tuple(_view_scores(view, observation.surface, evidence.score) for view in observation.views)
+            tree = cKDTree(observation.surface.points_mm)
+            views = tuple(_view_scores(view, tree, evidence.score) for view in observation.views)
         if scan.views:  # the merged surface, in the part frame
             vertices, vertex = observation.surface.points_mm, np.arange(len(evidence.score))
         else:
@@ -360,12 +361,12 @@ def specimen_score(evidence: Evidence) -> float:
     return float(np.nanmax(evidence.score)) if np.isfinite(evidence.score).any() else 0.0
 
 
-def _view_scores(view: View, surface: Surface, scores: Values) -> ViewScores:
+def _view_scores(view: View, surface_tree: cKDTree, scores: Values) -> ViewScores:
     camera = view.camera
     return ViewScores(
         name=view.name,
         image=view.image,
-        score=view_map(view, surface.points_mm, scores, REACH_MM),
+        score=view_map(view, surface_tree, scores, REACH_MM),
         part_from_camera=None if camera is None else camera.part_from_camera,
         intrinsics=None if camera is None else camera.intrinsics,
     )

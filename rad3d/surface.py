@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from rad3d.arrays import Flags, Indices, Points, Values
 from rad3d.memory import Memory
@@ -109,6 +110,8 @@ def surface_scores(
     radius = np.maximum(settings.radius_mm, furthest * (1 + 1e-6)).astype(np.float32)
 
     def compare(members: Indices, rows: Indices, answers: np.ndarray) -> None:
+        answering = answers.any(axis=0)
+        rows, answers = rows[answering], answers[:, answering]
         keys = remembered.features[torch.as_tensor(rows)].float().transpose(0, 1)
         asked = query.features[torch.as_tensor(members)].float().transpose(0, 1)
         similarity = (asked @ keys.transpose(1, 2)).masked_fill_(~torch.from_numpy(answers), -torch.inf)
@@ -118,15 +121,17 @@ def surface_scores(
     for members, near_rows in _groups(query, tree, radius):
         # All queries of a group share one line of sight, so that the angle to it thins out the candidates at once.
         rows = kept[near_rows]
-        seen_alike = _within(query.directions[members[:1]], remembered.directions[rows], settings.max_view_angle)[0]
-        near = _near(query, remembered, members, rows, radius)
-        alike = seen_alike & near & _within(query.normals[members], remembered.normals[rows], settings.max_normal_angle)
+        seen_alike = rows[
+            _within(query.directions[members[:1]], remembered.directions[rows], settings.max_view_angle)[0]
+        ]
+        alike = _near(query, remembered, members, seen_alike, radius)
+        alike &= _within(query.normals[members], remembered.normals[seen_alike], settings.max_normal_angle)
         enough = alike.sum(axis=1) >= least
-        used = alike[enough].any(axis=0)
         if enough.any():
-            compare(members[enough], rows[used], alike[enough][:, used])
+            compare(members[enough], seen_alike, alike[enough])
         if not enough.all():
-            compare(members[~enough], rows, near[~enough])
+            few = members[~enough]
+            compare(few, rows, _near(query, remembered, few, rows, radius))
     return SurfaceScores(raw, nearest)
 
 
@@ -159,7 +164,7 @@ def _place_and_sight(patches: PlacedPatches) -> np.ndarray:
 def _near(
     query: PlacedPatches, remembered: PlacedPatches, members: Indices, rows: Indices, radius: Values
 ) -> np.ndarray:
-    apart = np.linalg.norm(query.points_mm[members][:, None] - remembered.points_mm[rows][None], axis=2)
+    apart = cdist(query.points_mm[members], remembered.points_mm[rows])
     return np.asarray(apart <= radius[members, None])
 
 
@@ -169,7 +174,7 @@ def _within(a: Points, b: Points, angle: float) -> np.ndarray:
     return np.asarray((cosine >= np.cos(angle)) | np.isnan(cosine))
 
 
-GROUP_MM = 12.0
+GROUP_MM = 16.0
 """Queries of one view are compared together when they lie in one cube of this side."""
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.spatial import cKDTree
 
 from rad3d.backproject import back_project, view_map, visible
 from rad3d.camera import Camera
@@ -52,7 +53,7 @@ def test_a_score_lands_where_its_pixel_looks():
     """A score that rises along the image's x rises along the part's x, and by as much; y does not matter."""
     scan, camera = mesh_scan(plate(40, 30, 0.0)), camera_above()
     scores = np.broadcast_to(np.arange(6.0), (1, *GRID))
-    result = back_project([render(scan, camera)], whole_views(1), scores, scan.surface, SETTINGS)
+    result = back_project([render(scan, camera)], whole_views(1), [scores], scan.surface, SETTINGS)[0]
     points = scan.surface.points_mm
     pixels, _ = camera.project(points)
     x, y = pixels.T
@@ -77,14 +78,14 @@ def test_every_view_speaks_for_itself():
     below = Camera.from_field_of_view(SIZE_HW, 0.2, look_at(np.array([0.0, 0, -100]), np.zeros(3)))
     views = renderer_for(scan).render([above, below])
     scores = np.stack([np.full(GRID, 1.0), np.full(GRID, 2.0)])
-    result = back_project(views, whole_views(2), scores, scan.surface, SETTINGS)
+    result = back_project(views, whole_views(2), [scores], scan.surface, SETTINGS)[0]
     inner = (np.abs(scan.surface.points_mm[:, :2]) < 4.5).all(axis=1)
     top, bottom = inner & (scan.surface.points_mm[:, 2] > -0.01), inner & (scan.surface.points_mm[:, 2] < -0.99)
     np.testing.assert_allclose(result.score[0, top], 1)
     np.testing.assert_allclose(result.score[1, bottom], 2)
     assert np.isnan(result.score[1, top]).all()
     assert np.isnan(result.score[0, bottom]).all()
-    turned = back_project(views[::-1], whole_views(2), scores[::-1], scan.surface, SETTINGS)
+    turned = back_project(views[::-1], whole_views(2), [scores[::-1]], scan.surface, SETTINGS)[0]
     np.testing.assert_array_equal(turned.score, result.score[::-1])
 
 
@@ -126,8 +127,8 @@ def test_moving_everything_together_changes_no_score():
     view = render(scan, camera_above())
     scores = np.random.default_rng(0).random((1, *GRID))
     pose = translation((200, -50, 70)) @ random_rotation(np.random.default_rng(1))
-    here = back_project([view], whole_views(1), scores, scan.surface, SETTINGS)
-    there = back_project([view.moved(pose)], whole_views(1), scores, scan.surface.moved(pose), SETTINGS)
+    here = back_project([view], whole_views(1), [scores], scan.surface, SETTINGS)[0]
+    there = back_project([view.moved(pose)], whole_views(1), [scores], scan.surface.moved(pose), SETTINGS)[0]
     assert (np.isnan(here.score) == np.isnan(there.score)).mean() > 0.999
     both = np.isfinite(here.score) & np.isfinite(there.score)
     np.testing.assert_allclose(here.score[both], there.score[both], atol=1e-4)
@@ -137,7 +138,7 @@ def test_moving_everything_together_changes_no_score():
 def test_an_image_without_surface_or_camera_sees_nothing():
     scan = mesh_scan(plate(10, 10, 0.0))
     bare = View("photo", "captured", np.zeros((*SIZE_HW, 3), np.uint8))
-    result = back_project([bare], whole_views(1), np.ones((1, *GRID)), scan.surface, SETTINGS)
+    result = back_project([bare], whole_views(1), [np.ones((1, *GRID))], scan.surface, SETTINGS)[0]
     assert np.isnan(result.score).all()
     assert (result.incidence == 0).all()
 
@@ -146,8 +147,8 @@ def test_a_map_of_point_scores_is_the_view_of_the_surface():
     scan, camera = mesh_scan(plate(30, 20, 0.0)), camera_above()
     view = render(scan, camera)
     points = scan.surface.points_mm
-    drawn = view_map(view, points, points[:, 0].astype(np.float32), reach_mm=1.0)
+    drawn = view_map(view, cKDTree(points), points[:, 0].astype(np.float32), reach_mm=1.0)
     assert (np.isnan(drawn) == ~view.mask).all()
     assert np.abs(drawn - view.points_mm[..., 0])[view.mask].max() < 1.0
-    assert np.isnan(view_map(view, points + np.array([0, 0, 50]), points[:, 0], reach_mm=1.0)).all()
-    assert np.isnan(view_map(view, np.empty((0, 3)), np.empty(0), reach_mm=1.0)).all()
+    assert np.isnan(view_map(view, cKDTree(points + np.array([0, 0, 50])), points[:, 0], reach_mm=1.0)).all()
+    assert np.isnan(view_map(view, cKDTree(np.empty((0, 3))), np.empty(0), reach_mm=1.0)).all()
