@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import Positional, arg
 
-from rad3d.errors import Rad3dError
+from rad3d.errors import Rad3dError, ResultError
 from rad3d.settings import Settings
 
 if TYPE_CHECKING:
@@ -244,19 +244,47 @@ def report(
     /,
     output: Annotated[Path, arg(aliases=["-o"])],
     title: str = "Inspection report",
+    pdf: bool = False,
 ) -> int:
     """Write one self-contained HTML page over one or many results.
 
     Args:
         results: folders written by `rad3d inspect`, or folders of them; globs work.
-        output: the page.
+        output: the page, NAME.html.
         title: its heading.
+        pdf: write NAME.pdf beside it.
     """
     from rad3d.result import find_results, load_result
+    from rad3d.viewers.pdf import write_pdf
     from rad3d.viewers.report import write_report
 
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ResultError(
+            output,
+            expected="a name that ends in .html",
+            got=f"'{output.name}'",
+            remedy="name the page; --pdf writes the PDF beside it",
+        )
+    inspections = [load_result(folder) for folder in tracked(find_results(results), "reading results")]
+    written = [write_report(inspections, output, title=title)]
+    if pdf:
+        written.append(write_pdf(inspections, output.with_suffix(".pdf"), title=title))
+    say(f"{len(inspections)} results in {' and '.join(map(str, written))}")
+    return PASS
+
+
+def export(results: Paths, /, output: Annotated[Path, arg(aliases=["-o"])]) -> int:
+    """Write results for other software: a GLB of one in heat colours (metres), or a CSV of all defects.
+
+    Args:
+        results: folders written by `rad3d inspect`, or folders of them; globs work.
+        output: NAME.glb or NAME.csv.
+    """
+    from rad3d.result import find_results, load_result
+    from rad3d.viewers.exports import write_export
+
     found = find_results(results)
-    write_report([load_result(folder) for folder in tracked(found, "reading results")], output, title=title)
+    write_export([load_result(folder) for folder in tracked(found, "reading results")], output)
     say(f"{len(found)} results in {output}")
     return PASS
 
@@ -361,7 +389,10 @@ def evaluate(
     settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008
     root: Path | None = None,
     parts: tuple[str, ...] = (),
-    method: Literal["rad", "rad-roi", "rad3d", "deviation"] = "rad3d",
+    method: Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"] = "rad3d",
+    auxiliary: Path | None = None,
+    auxiliary_parts: tuple[str, ...] = (),
+    same_part: bool = False,
     protocol: Literal["rad", "anomalib", "specimen"] = "rad",
     memory: Literal["unified", "per-part"] | None = None,
     sensor: str = "Nano",
@@ -377,7 +408,10 @@ def evaluate(
         settings: see `rad3d.settings`.
         root: the set, or one category of it; default `$RAD3D_DATA/<name>`.
         parts: only these categories.
-        method: rad as published, rad cropped to the part, rad3d, or geometry alone.
+        method: rad as published, rad cropped to the part, rad3d, geometry alone, or with labels of other parts.
+        auxiliary: of the methods of MRAD: a labelled data set, or a folder of `rad3d fit --labelled`.
+        auxiliary_parts: only these parts of it.
+        same_part: the labels may be of a part that is judged too; then it is not zero-shot, and the table says so.
         protocol: how good images are split, on 3D-ADAM.
         memory: one memory for all parts (default of rad) or one per part.
         sensor: which sensor's captures.
@@ -400,6 +434,9 @@ def evaluate(
         method=method,
         settings=settings,
         memory=memory,
+        auxiliary=auxiliary,
+        auxiliary_parts=auxiliary_parts,
+        same_part=same_part,
         skip_bad=skip_bad,
         track=tracked,
     )
@@ -421,6 +458,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "render": render,
     "info": info,
     "report": report,
+    "export": export,
     "view": view,
     "datasets": datasets,
     "evaluate": evaluate,

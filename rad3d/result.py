@@ -178,11 +178,13 @@ class Inspection:
         folder = Path(folder)
         with atomic_folder(folder) as new:
             per_unit = MM_PER_UNIT[self.unit]
+            # the one scalar that MeshLab reads, and NaN in it makes MeshLab crash
+            quality = np.nan_to_num(self.points.anomaly_score, nan=NOT_INSPECTED)
             write_ply(
                 new / "scored.ply",
                 self.vertices_mm / per_unit,
                 self.faces,
-                fields={f.name: getattr(self.points, f.name) for f in fields(self.points)},
+                fields={f.name: getattr(self.points, f.name) for f in fields(self.points)} | {"quality": quality},
                 colours=heat_colours(self.points.anomaly_score, self.point_threshold),
             )
             (new / "report.json").write_text(json.dumps(self.report(), indent=1, allow_nan=False) + "\n")
@@ -286,6 +288,8 @@ def _results_in(given: str | Path) -> list[Path]:
 
 
 UNSEEN_GREY = 128
+NOT_INSPECTED = -1.0
+"""In `quality`, where NaN cannot stand; below every score."""
 
 
 def heat_colours(score: Values, threshold: float) -> Colours:

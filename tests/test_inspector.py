@@ -83,6 +83,7 @@ def test_every_vertex_of_the_file_is_scored_in_its_order(tmp_path, inspector, de
         "agreement": "float32",
         "views_seen": "int32",
         "deviation_mm": "float32",
+        "quality": "float32",
     }
     loaded = trimesh.load(folder / "scored.ply", process=False)
     assert loaded.vertices.shape == dented.scan.vertices_mm.shape

@@ -10,6 +10,7 @@ import pytest
 
 from rad3d.errors import ResultError
 from rad3d.geometry import random_rotation, translation
+from rad3d.ply import read_ply
 from rad3d.result import Defect, Inspection, PointScores, ViewScores, find_results, load_result
 
 SCHEMA = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
@@ -123,6 +124,12 @@ def test_a_report_that_is_no_object_is_refused(tmp_path):
 
 def test_a_result_does_not_need_its_scan(inspection, tmp_path):
     assert load_result(replace(inspection, source="gone/away.stl").save(tmp_path / "out")).source == "gone/away.stl"
+
+
+def test_meshlab_finds_the_score_as_quality(inspection, tmp_path):
+    fields = read_ply(inspection.save(tmp_path / "out") / "scored.ply").fields
+    np.testing.assert_array_equal(fields["quality"], np.array([0.5, -1.0, 3.0], np.float32))  # NaN would crash it
+    np.testing.assert_array_equal(fields["anomaly_score"], inspection.points.anomaly_score)
 
 
 def test_found_among_folders_and_globs(inspection, tmp_path):

@@ -1,0 +1,100 @@
+"""Results in the formats of other software: GLB to show and send on, CSV of the defects for a spreadsheet."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rad3d.errors import ResultError
+from rad3d.files import atomic_file
+from rad3d.result import Defect, Inspection, heat_colours
+
+MM_PER_METRE = 1000.0
+COLUMNS = (
+    *("specimen", "verdict", "defect", "x_mm", "y_mm", "z_mm", "part_x_mm", "part_y_mm", "part_z_mm"),
+    *("normal_x", "normal_y", "normal_z", "area_mm2", "length_mm", "width_mm", "height_mm", "peak_score", "mean_score"),
+)
+MATERIAL = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}, "doubleSided": True}
+"""Without one, glTF's default is bare metal, which hides the colours."""
+
+
+def write_export(results: Sequence[Inspection], path: str | Path) -> Path:
+    """Write results in the format of the suffix: .glb (one result) or .csv (the defects of all).
+
+    Raises:
+        ResultError: another suffix, several results for one GLB, or the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".glb" and len(results) == 1:
+        return write_glb(results[0], path)
+    if suffix == ".csv":
+        return write_csv(results, path)
+    raise ResultError(
+        path,
+        expected="a name that ends in .glb (for one result) or .csv",
+        got=f"'{path.name}' for {len(results)} results",
+        remedy="the suffix chooses the format; write a GLB for each result",
+    )
+
+
+def write_glb(inspection: Inspection, path: str | Path) -> Path:
+    """Write the surface in heat colours as GLB: every vertex, along the file's axes, in metres as glTF demands.
+
+    Colours are linear light (glTF 2.0, 3.7.2.1), so that viewers show those of the report.
+    """
+    import trimesh
+    from trimesh.exchange.gltf import export_glb
+
+    path = Path(path)
+    colours = linear_light(heat_colours(inspection.points.anomaly_score, inspection.point_threshold))
+    vertices = inspection.vertices_mm / MM_PER_METRE
+    if inspection.faces is None:
+        shape = trimesh.PointCloud(vertices, colors=colours)
+    else:
+        shape = trimesh.Trimesh(vertices, inspection.faces, vertex_colors=colours, process=False)
+    with atomic_file(path) as partial:
+        partial.write_bytes(export_glb(trimesh.Scene(shape), tree_postprocessor=_coated))
+    return path
+
+
+def linear_light(colours: np.ndarray) -> np.ndarray:
+    """Display colours (n, 3) uint8 as linear light, uint8 (IEC 61966-2-1).
+
+    >>> linear_light(np.array([[0, 128, 255]], np.uint8))
+    array([[  0,  55, 255]], dtype=uint8)
+    """
+    share = colours / 255.0
+    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return np.asarray((255 * light).round().astype(np.uint8))
+
+
+def _coated(tree: dict[str, Any]) -> None:
+    tree["materials"] = [MATERIAL]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            primitive["material"] = 0
+
+
+def write_csv(results: Sequence[Inspection], path: str | Path) -> Path:
+    """Write a line per defect, with measures in mm along the file's axes and in the part frame."""
+    path = Path(path)
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(_row(inspection, defect) for inspection in results for defect in inspection.defects)
+    return path
+
+
+def _row(inspection: Inspection, defect: Defect) -> list[str | int]:
+    places = (*defect.centroid_mm, *defect.centroid_part_mm, *defect.normal)
+    measures = (defect.area_mm2, *defect.extent_mm, defect.peak_score, defect.mean_score)
+    numbers = ["" if not np.isfinite(value) else f"{value:.6g}" for value in (*places, *measures)]
+    return [_plain(inspection.specimen), inspection.verdict, defect.id, *numbers]
+
+
+def _plain(name: str) -> str:
+    """A name that a spreadsheet does not run as a formula (OWASP, CSV injection)."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
