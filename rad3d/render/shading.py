@@ -35,9 +35,10 @@ barycentric coordinates (n, 3). The positions are the centres of pixels of an im
 def shade(albedo: Points, normals: Points, part_from_camera: Pose) -> Points:
     """Colours 0-1 (n, 3) of surfaces with `normals` in the part frame, lit by two soft lights on the camera."""
     directions = unit(np.array([direction for direction, _ in LIGHTS]))
-    cosine = normals @ transform_directions(part_from_camera, directions).T.astype(normals.dtype)
+    towards = transform_directions(part_from_camera, directions).astype(normals.dtype)
+    cosine = np.einsum("ni,li->nl", normals, towards)
     strength = np.array([strength for _, strength in LIGHTS], normals.dtype)
-    light = AMBIENT + np.clip((cosine + WRAP) / (1 + WRAP), 0, None) @ strength
+    light = AMBIENT + np.einsum("nl,l->n", np.clip((cosine + WRAP) / (1 + WRAP), 0, None), strength)
     return np.asarray(np.minimum(albedo * light[:, None], 1))
 
 
@@ -167,7 +168,8 @@ def sample_texture(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
 def pixel_rays(camera: Camera, pixels_xy: Pixels) -> Points:
     """Rays (n, 3) through image positions in the part frame, scaled to depth 1, as precise as the positions."""
     matrix = (camera.part_from_camera[:3, :3] @ np.linalg.inv(camera.intrinsics)).astype(pixels_xy.dtype)
-    return np.asarray(pixels_xy @ matrix[:, :2].T + matrix[:, 2])
+    # not a matrix product: BLAS would wake threads for it, which then wait in the way of the other renderings
+    return np.asarray(pixels_xy[:, :1] * matrix[:, 0] + pixels_xy[:, 1:] * matrix[:, 1] + matrix[:, 2])
 
 
 def view_of_mesh(mesh: ShadedMesh, camera: Camera, hits: Hits, name: str) -> View:
@@ -194,7 +196,7 @@ def view_of_mesh(mesh: ShadedMesh, camera: Camera, hits: Hits, name: str) -> Vie
     points, _ = mesh.points_at(face, camera.centre_mm, pixel_rays(camera, centres[hit].astype(float)))
     image = whole(hit, colours, BACKGROUND)
     grey = np.full(height * width, -255, np.float32)
-    grey[hit] = colours @ np.full(3, 1 / 3, np.float32)
+    grey[hit] = colours.mean(axis=1)
     rough = np.flatnonzero(contrast(grey.reshape(height, width)))
     offsets = np.array([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]], np.float32)
     finer, _, _, finer_colours = look((centres[rough, None] + offsets).reshape(-1, 2), 2)
