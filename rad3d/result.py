@@ -1,6 +1,7 @@
 """The outcome of an inspection, as a value that can be saved and read back."""
 
 import glob
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -167,6 +168,11 @@ class Inspection:
         report = {"schema_version": SCHEMA_VERSION, **values, **known, "views": views}
         cleaned: dict[str, Any] = _without_nan({**report, "defects": [asdict(defect) for defect in self.defects]})
         return cleaned
+
+    def _repr_html_(self) -> str:
+        """The report with its 3D view, for notebooks."""
+        # asked for by name: viewers stand above results and are loaded only to look
+        return str(importlib.import_module("rad3d.viewers.report").inspection_html(self))
 
     def save(self, folder: str | Path, extra: Callable[[Path], object] | None = None) -> Path:
         """Write scored.ply, report.json, views/ and maps/, all or nothing; an older result is replaced.

@@ -395,6 +395,19 @@ def test_one_specimen_at_a_time(opened, failed, tmp_path):
     assert tab.locator("canvas").count() == 1
 
 
+def test_a_notebook_shows_it_in_3d(opened, failed, tmp_path):
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><body>{failed._repr_html_()}</body>")
+    tab = opened(path, ready="iframe")
+    frame = tab.frame_locator("iframe")
+    frame.locator("[data-ready]").wait_for(state="attached")
+    frame.locator("canvas").screenshot(path=tmp_path / "frame.png", timeout=PATIENCE_MS)
+    drawn = np.asarray(Image.open(tmp_path / "frame.png").convert("RGB")).astype(int)
+    assert ((drawn[..., 0] > 200) & (drawn[..., 1] > 180) & (drawn[..., 2] < 190)).mean() > 0.03
+    frame.get_by_label("Signed deviation [mm]").check()
+    assert "Signed deviation [mm]" in frame.locator(".legend").inner_text()
+
+
 def test_without_webgl_there_are_still_pictures(opened, failed, tmp_path):
     path = write_report([failed], tmp_path / "r.html")
     page = path.read_text().replace('getContext("webgl2")', 'getContext("no such context")')
