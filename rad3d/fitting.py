@@ -15,8 +15,10 @@ from rad3d.encoder import Encoder
 from rad3d.errors import ScanError
 from rad3d.evidence import Remembered
 from rad3d.geometry import bounding_sphere, rotation_about
+from rad3d.likeness import picture_of
 from rad3d.memory import Memory, provenance
 from rad3d.observe import Observation
+from rad3d.patches import cut
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
@@ -85,7 +87,12 @@ def memory_of(observation: Observation, part: str, encoder: Encoder) -> Memory:
     """A memory of one specimen."""
     scan = observation.scan
     origin = provenance(scan.specimen, part, str(scan.source or ""), scan.source_sha256)
-    return Memory.of(observation.patches, origin, [view.name for view in observation.views], encoder.fingerprint)
+    patches, views = observation.patches, observation.views
+    pictures = [
+        picture_of(cut(views[index], window, encoder.settings.input_hw))
+        for index, window in zip(patches.view_index, patches.windows, strict=True)
+    ]
+    return Memory.of(patches, origin, [view.name for view in views], encoder.fingerprint, pictures)
 
 
 SEEN_AGAIN = 0.1

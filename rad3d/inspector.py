@@ -40,6 +40,7 @@ from rad3d.fitting import (
     silently,
 )
 from rad3d.geometry import inverse
+from rad3d.likeness import patch_pairs
 from rad3d.memory import Memory, check_fingerprint
 from rad3d.observe import Clock, Observation, observe
 from rad3d.register import Reference, build_reference
@@ -192,6 +193,7 @@ class Inspector:
             defects = measure(observation.surface, evidence.score, labels, inverse(observation.part_from_scan))
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage)
+            pairs = patch_pairs(observation, labels, remembered.patches, self.memory, self.settings)
             tree = cKDTree(observation.surface.points_mm)
             views = tuple(_view_scores(view, tree, evidence.score) for view in observation.views)
         if scan.views:  # the merged surface, in the part frame
@@ -218,6 +220,7 @@ class Inspector:
             points=points,
             views=views,
             part_from_scan=observation.part_from_scan,
+            evidence=pairs,
         )
 
     def _blank(self, scan: Scan, clock: Clock) -> Inspection:

@@ -49,6 +49,7 @@ class Memory:
         normals: (n, h, w, 3) float32, part frame.
         directions: (n, 3) float32, from the part to the camera.
         features: (n, l, h, w, c) float16, or the file they are read from on demand.
+        pictures: (n,) what the encoder saw, as WebP for people; empty bytes, or no entries at all, where not kept.
     """
 
     fingerprint: str
@@ -60,6 +61,7 @@ class Memory:
     normals: np.ndarray
     directions: np.ndarray
     features: torch.Tensor | Path
+    pictures: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.specimen_index)
@@ -78,7 +80,13 @@ class Memory:
         return np.isin(self.specimen_index, known)
 
     @staticmethod
-    def of(patches: Patches, provenance: Provenance, view_names: Sequence[str], fingerprint: str) -> "Memory":
+    def of(
+        patches: Patches,
+        provenance: Provenance,
+        view_names: Sequence[str],
+        fingerprint: str,
+        pictures: Sequence[bytes] = (),
+    ) -> "Memory":
         """A memory of one specimen; `view_names` names its views, in the order of `patches.view_index`."""
         return Memory(
             fingerprint=fingerprint,
@@ -90,6 +98,7 @@ class Memory:
             normals=patches.normals,
             directions=patches.directions,
             features=patches.features.half(),
+            pictures=tuple(pictures),
         )
 
     def add(self, other: "Memory") -> "Memory":
@@ -128,6 +137,7 @@ class Memory:
             normals=np.concatenate([memory.normals for memory in memories]),
             directions=np.concatenate([memory.directions for memory in memories]),
             features=torch.cat([memory._all_features() for memory in memories]),
+            pictures=tuple(picture for memory in memories for picture in memory.pictures or (b"",) * len(memory)),
         )
 
     def remove(self, specimen: str) -> "Memory":
@@ -154,6 +164,7 @@ class Memory:
             normals=self.normals[keep],
             directions=self.directions[keep],
             features=self._all_features()[torch.as_tensor(keep)],
+            pictures=tuple(self.pictures[row] for row in keep) if self.pictures else (),
         )
 
     def _all_features(self) -> torch.Tensor:
@@ -182,6 +193,7 @@ class Memory:
             "points_mm": torch.from_numpy(np.ascontiguousarray(self.points_mm)),
             "normals": torch.from_numpy(np.ascontiguousarray(self.normals)),
             "directions": torch.from_numpy(np.ascontiguousarray(self.directions)),
+            "pictures": torch.from_numpy(np.frombuffer(b"".join(self.pictures), np.uint8).copy()),
         }
         if isinstance(self.features, Path):
             # rows already on disk: the whole file is the same, so nothing is read and written again
@@ -194,6 +206,7 @@ class Memory:
             "specimens": [asdict(provenance) for provenance in self.specimens],
             "specimen_index": self.specimen_index.tolist(),
             "view_names": list(self.view_names),
+            "picture_bytes": [len(picture) for picture in self.pictures],
         }
         (folder / "memory.json").write_text(json.dumps(header, indent=1) + "\n")
 
@@ -233,6 +246,7 @@ class Memory:
                 normals=small["normals"].numpy(),
                 directions=small["directions"].numpy(),
                 features=file,
+                pictures=_pictures(small, header.get("picture_bytes", [])),
             )
         except MemoryFormatError:
             raise
@@ -246,6 +260,13 @@ class Memory:
         if fingerprint is not None:
             check_fingerprint(memory.fingerprint, fingerprint, folder)
         return memory
+
+
+def _pictures(stored: dict[str, torch.Tensor], sizes: Sequence[int]) -> tuple[bytes, ...]:
+    """The pictures of a saved memory, one after the other in one array; none in one that keeps none."""
+    data = stored["pictures"].numpy().tobytes() if sizes else b""
+    ends = np.cumsum(sizes).astype(int)
+    return tuple(data[end - size : end] for end, size in zip(ends, sizes, strict=True))
 
 
 def check_fingerprint(expected: str, got: str, source: str | Path = "memory") -> None:

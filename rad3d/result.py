@@ -20,7 +20,10 @@ from rad3d.ply import read_ply, write_ply
 from rad3d.scan import MM_PER_UNIT, Unit
 
 SCHEMA_VERSION = 2
-ADDED_SINCE: Mapping[int, Mapping[str, Any]] = {1: {"part_from_scan": None, "good_scores": None}, SCHEMA_VERSION: {}}
+ADDED_SINCE: Mapping[int, Mapping[str, Any]] = {
+    1: {"part_from_scan": None, "good_scores": None, "evidence": []},
+    SCHEMA_VERSION: {},
+}
 """What reports of the versions that can be read lack: it is not known."""
 
 Verdict = Literal["pass", "fail", "incomplete"]
@@ -42,6 +45,33 @@ class Defect:
     extent_mm: tuple[float, float, float]
     peak_score: float
     mean_score: float
+
+
+@dataclass(frozen=True, eq=False)
+class PatchPair:
+    """A defect's patch least like any good one, beside the good patch most like it.
+
+    Args:
+        defect: its id.
+        view: the view that shows it.
+        specimen: the good specimen.
+        good_view: the view of it.
+        raw_score: 1 - cosine similarity of the two.
+        image: (s, s, 3) what the encoder saw; the patch is the middle fifth.
+        good_image: (s, s, 3) the same of the good one, None where the memory keeps no pictures.
+    """
+
+    defect: int
+    view: str
+    specimen: str
+    good_view: str
+    raw_score: float
+    image: Image
+    good_image: Image | None = None
+
+    def picture(self) -> Image:
+        """Both side by side (s, 2 s, 3), or the defect's alone."""
+        return self.image if self.good_image is None else np.concatenate([self.image, self.good_image], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +138,7 @@ class Inspection:
         views: the views as they were judged.
         part_from_scan: (4, 4) where the vertices lie in the part frame, which the views are in; None = not registered.
         good_scores: (g,) leave-one-out scores of the good specimens, None = not known.
+        evidence: of the defects whose patches were compared.
     """
 
     specimen: str
@@ -131,6 +162,7 @@ class Inspection:
     views: tuple[ViewScores, ...] = field(default=())
     part_from_scan: Pose | None = None
     good_scores: Values | None = None
+    evidence: tuple[PatchPair, ...] = field(default=())
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json` (see report.schema.json); numbers that do not exist are None."""
@@ -164,6 +196,7 @@ class Inspection:
         known = {
             "part_from_scan": None if self.part_from_scan is None else self.part_from_scan.tolist(),
             "good_scores": None if self.good_scores is None else self.good_scores.tolist(),
+            "evidence": [{name: getattr(pair, name) for name in _PAIR} for pair in self.evidence],
         }
         report = {"schema_version": SCHEMA_VERSION, **values, **known, "views": views}
         cleaned: dict[str, Any] = _without_nan({**report, "defects": [asdict(defect) for defect in self.defects]})
@@ -175,7 +208,7 @@ class Inspection:
         return str(importlib.import_module("rad3d.viewers.report").inspection_html(self))
 
     def save(self, folder: str | Path, extra: Callable[[Path], object] | None = None) -> Path:
-        """Write scored.ply, report.json, views/ and maps/, all or nothing; an older result is replaced.
+        """Write scored.ply, report.json, views/, maps/ and evidence/, all or nothing; an older result is replaced.
 
         Args:
             folder: where to.
@@ -199,6 +232,9 @@ class Inspection:
             for view in self.views:
                 PilImage.fromarray(view.image).save(new / "views" / f"{view.name}.png")
                 tifffile.imwrite(new / "maps" / f"{view.name}.tiff", view.score.astype(np.float32), compression="zlib")
+            for pair in self.evidence:
+                (new / "evidence").mkdir(exist_ok=True)
+                PilImage.fromarray(pair.picture()).save(new / "evidence" / f"{pair.defect}.png")
             if extra is not None:
                 extra(new)
         return folder
@@ -251,6 +287,10 @@ def _read(report: dict[str, Any], folder: Path) -> Inspection:
         )
         for view in report.pop("views")
     )
+    evidence = tuple(
+        _pair(pair, np.asarray(PilImage.open(folder / "evidence" / f"{int(pair['defect'])}.png")))
+        for pair in report.pop("evidence")
+    )
     arrays = {name: _array(report.pop(name)) for name in ("part_from_scan", "good_scores")}
     numbers = {k: _with_nan(report[k]) for k in ("score", "threshold", "point_threshold", "coverage", "coverage_total")}
     return Inspection(
@@ -261,6 +301,17 @@ def _read(report: dict[str, Any], folder: Path) -> Inspection:
         faces=ply.faces,
         points=PointScores(**{f.name: ply.fields[f.name] for f in fields(PointScores)}),
         views=views,
+        evidence=evidence,
+    )
+
+
+_PAIR = ("defect", "view", "specimen", "good_view", "raw_score")
+
+
+def _pair(values: Mapping[str, Any], picture: Image) -> PatchPair:
+    size = picture.shape[0]
+    return PatchPair(
+        **values, image=picture[:, :size], good_image=picture[:, size:] if picture.shape[1] > size else None
     )
 
 

@@ -5,17 +5,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.resources import files
+from io import BytesIO
 
 import jsonschema
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from rad3d import Inspector, Scan, load_result
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.geometry import random_rotation, transform_points, translation
+from rad3d.patches import BACKGROUND, cut, place, windows_of
 from rad3d.ply import read_ply, write_ply
+from rad3d.render import renderer_for
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
 
 PART = "bracket"
@@ -70,6 +74,54 @@ def test_a_scan_in_any_pose_gives_the_same_result(inspector, dented, found):
     )
     both = np.isfinite(moved.points.anomaly_score) & np.isfinite(found.points.anomaly_score)
     assert np.corrcoef(moved.points.anomaly_score[both], found.points.anomaly_score[both])[0, 1] > 0.95
+
+
+def placed_in(picture, crop):
+    """Row and column at which `crop` lies in a picture that is grey beyond its border, and how far off it is there."""
+    margin = crop.shape[0] // 5 * 2
+    padded = np.pad(picture.astype(float), ((margin, margin), (margin, margin), (0, 0)), constant_values=BACKGROUND)
+    step = crop.shape[0] // 5
+    off = {
+        (top, left): np.abs(padded[top : top + len(crop), left : left + len(crop)] - crop).mean()
+        for top in range(0, picture.shape[0], step)
+        for left in range(0, picture.shape[1], step)
+    }
+    best = min(off, key=off.get)
+    return best[0] + step // 2, best[1] + step // 2, off[best]
+
+
+def test_evidence_shows_the_defect_and_the_good_patch_most_like_it(inspector, dented, found):
+    memory, defect = inspector.memory, found.defects[0]
+    assert [pair.defect for pair in found.evidence] == [defect.id for defect in found.defects]
+    pair = found.evidence[0]
+    assert pair.raw_score > 0.1  # a remembered specimen's own patches differ by less than 0.01
+
+    views = renderer_for(dented.scan.moved(found.part_from_scan)).render(inspector.cameras)
+    view = next(view for view in views if view.name == pair.view)
+    grid_hw, patch = inspector.encoder.grid_hw, inspector.encoder.patch_size
+    windows = windows_of(view, SMALL.encoder.input_hw, patch, SMALL.views.mm_per_patch)
+    found_in = [placed_in(cut(view, window, SMALL.encoder.input_hw), pair.image) for window in windows]
+    (row, column, off), window = min(zip(found_in, windows, strict=True), key=lambda at: at[0][2])
+    assert off < 1  # rendered again from a pose that went through a file
+    at = place(view, window, grid_hw)[0][row // patch, column // patch]
+    assert np.linalg.norm(at - defect.centroid_part_mm) < defect.extent_mm[0]
+
+    rows = np.flatnonzero(memory.rows_of(pair.specimen) & (np.array(memory.view_names) == pair.good_view))
+    pictures = [np.asarray(Image.open(BytesIO(memory.pictures[row])).convert("RGB")) for row in rows]
+    found_in = [placed_in(picture, pair.good_image) for picture in pictures]
+    (row, column, off), number = min(zip(found_in, rows, strict=True), key=lambda at: at[0][2])
+    assert off == 0.0
+    apart = memory.points_mm[number, row // patch, column // patch] - at
+    assert np.linalg.norm(apart) < SMALL.surface.radius_mm
+
+
+def test_a_memory_keeps_small_pictures_of_what_was_seen(inspector, good_scans):
+    assert len(inspector.memory.pictures) == len(inspector.memory)
+    assert max(len(picture) for picture in inspector.memory.pictures) < 100_000
+    picture = np.asarray(Image.open(BytesIO(inspector.memory.pictures[0])).convert("RGB")).astype(float)
+    (view,) = renderer_for(good_scans[0]).render(inspector.cameras[:1])  # it is the reference: its pose is known
+    (window, *_) = windows_of(view, SMALL.encoder.input_hw, inspector.encoder.patch_size, SMALL.views.mm_per_patch)
+    assert np.abs(picture - cut(view, window, SMALL.encoder.input_hw)).mean() < 4
 
 
 def test_every_vertex_of_the_file_is_scored_in_its_order(tmp_path, inspector, dented, found):

@@ -16,7 +16,7 @@ ORDER = """
 arrays errors settings geometry camera view scan files ply meshes clouds organised captured io segment icp symmetry
 register render.shading render.raycast render.splat render.rasterize render viewpoints onnx_weights downloads
 weights encoder patches memory retrieval surface labelled mrad prompted backproject fusion calibration deviation
-metrics result defects observe evidence fitting inspector
+metrics result defects observe evidence likeness fitting inspector
 """.split()
 TOP = ["datasets", "viewers", "prediction", "looks", "baselines", "scoring", "evaluate", "demo", "describe", "cli"]
 ROOT = Path(rad3d.__file__).parents[1]

@@ -24,7 +24,8 @@ def one(name, rows=2, seed=0, fingerprint="clip/448/l3"):
         view_index=np.arange(rows),
     )
     origin = Provenance(name, "gear", f"{name}.ply", "00ff", "2026-01-01")
-    return Memory.of(patches, origin, [f"view_{i}" for i in range(rows)], fingerprint)
+    names, pictures = [f"view_{i}" for i in range(rows)], [f"{name}{i}".encode() * i for i in range(rows)]
+    return Memory.of(patches, origin, names, fingerprint, pictures)
 
 
 def same(a, b):
@@ -32,6 +33,7 @@ def same(a, b):
     return (
         a.specimens == b.specimens
         and a.view_names == b.view_names
+        and a.pictures == b.pictures
         and np.array_equal(a.specimen_index, b.specimen_index)
         and np.array_equal(a.points_mm, b.points_mm)
         and np.array_equal(a.normals, b.normals)
@@ -114,3 +116,15 @@ def test_info_names_every_specimen():
     assert [s["specimen"] for s in info["specimens"]] == ["a", "b"]
     assert info["views"] == 4
     assert replace(one("a"), fingerprint="x").info()["fingerprint"] == "x"
+
+
+def test_a_memory_without_pictures_is_read_and_joined(tmp_path):
+    bare = replace(one("a", 2, 0), pictures=())
+    folder = bare.save(tmp_path / "m")
+    header = json.loads((folder / "memory.json").read_text())
+    del header["picture_bytes"]  # as earlier versions wrote it
+    (folder / "memory.json").write_text(json.dumps(header))
+    assert Memory.load(folder).pictures == ()
+    b = one("b", 3, 1)
+    assert Memory.load(folder).add(b).pictures == (b"", b"", *b.pictures)
+    assert bare.remove("a").pictures == ()

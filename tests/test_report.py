@@ -7,7 +7,9 @@ import html
 import json
 import re
 import shutil
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -18,13 +20,16 @@ from rad3d.camera import Camera
 from rad3d.errors import ResultError
 from rad3d.geometry import look_at
 from rad3d.render.raycast import RayCaster
-from rad3d.result import Defect, Inspection, PointScores, ViewScores
+from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores
 from rad3d.viewers.display import display_of, thinned
 from rad3d.viewers.measures import number
 from rad3d.viewers.report import inspection_html, report_html, write_report
 
 PEAKS = (((22.0, 5.0, 5.0), 2.4), ((-12.0, 8.0, 5.0), 1.7))
 HOSTILE = ("<img src=x onerror=alert(1)>.ply", "../../x", "</script><script>alert(1)</script>", "a$b$\"'&amp;")
+
+
+RED, GREEN = (np.full((40, 40, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 160, 0)))
 
 
 def plate():
@@ -83,6 +88,12 @@ def inspection(name="plate-1", peaks=PEAKS, cloud=False, seen=True, views=2):
         faces=None if cloud else np.asarray(mesh.faces),
         points=points,
         views=tuple(shots),
+        part_from_scan=np.eye(4),
+        good_scores=np.array([0.7, 0.8, 1.1]),
+        evidence=tuple(
+            PatchPair(k + 1, "view_0", "good_3", "view_7", 0.3141, RED, GREEN if k == 0 else None)
+            for k in range(len(peaks))
+        ),
     )
 
 
@@ -118,6 +129,25 @@ def test_says_what_was_found_with_units(page):
         assert said in text
     assert "asked 5.0%, at most 6.2% guaranteed, from 15 good specimens" in text
     assert "7.013" not in text  # digits nobody measured
+
+
+def test_shows_the_evidence_beside_the_nearest_good_patch(page):
+    text = text_of(page)
+    said = "Its patch least like any good one, in view_0, {} view_7 of good_3; raw score 0.314"
+    assert said.format("beside the good patch most like it, in") in text
+    assert said.format("most like") in text  # a memory without pictures
+    shown = re.findall(r'<img src="data:image/webp;base64,([^"]+)" alt="(A patch of|The good patch)', page)
+    pictures = [np.asarray(Image.open(BytesIO(b64decode(data)))).astype(int) for data, _ in shown]
+    assert [name for _, name in shown] == ["A patch of", "The good patch", "A patch of"]
+    for picture, colour in zip(pictures, (RED, GREEN, RED), strict=True):
+        assert np.abs(picture[1:6, 1:6] - colour[0, 0]).max() < 25
+        assert np.abs(picture[18:22, 18:22] - colour[0, 0]).max() < 40
+        assert picture[15, 20].min() > 150  # outlined in white
+
+
+def test_histogram_has_the_good_specimens(page):
+    chart = page[page.index('class="chart"') : page.index("What was looked at")]
+    assert "highest of each of 3 good specimens" in chart
 
 
 def test_asks_for_nothing_outside_itself(page):

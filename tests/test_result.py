@@ -11,10 +11,10 @@ import pytest
 from rad3d.errors import ResultError
 from rad3d.geometry import random_rotation, translation
 from rad3d.ply import read_ply
-from rad3d.result import Defect, Inspection, PointScores, ViewScores, find_results, load_result
+from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores, find_results, load_result
 
 SCHEMA = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
-SINCE_2 = ("part_from_scan", "good_scores")
+SINCE_2 = ("part_from_scan", "good_scores", "evidence")
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def inspection():
     """Synthetic: a triangle in inches with one defect and one view."""
     score = np.array([0.5, np.nan, 3.0], np.float32)
     rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (4, 5, 3), np.uint8)
     return Inspection(
         specimen="one",
         source="one.stl",
@@ -43,11 +44,10 @@ def inspection():
         vertices_mm=np.array([[0, 0, 0], [254, 0, 0], [0, 127, 0]], float),
         faces=np.array([[0, 1, 2]]),
         points=PointScores(score, score, score / 3, np.array([2, 0, 1], np.int32), -score),
-        views=(
-            ViewScores("v", rng.integers(0, 255, (4, 5, 3), np.uint8), np.full((4, 5), 2.0, np.float32), np.eye(4)),
-        ),
+        views=(ViewScores("v", picture, np.full((4, 5), 2.0, np.float32), np.eye(4)),),
         part_from_scan=translation((1.0, 1.0, 1.0)) @ random_rotation(rng),
         good_scores=np.array([0.7, 1.2]),
+        evidence=(PatchPair(1, "v", "good", "w", 0.25, picture[:4, :4], picture[:4, 1:5]),),
     )
 
 
@@ -71,6 +71,8 @@ def test_reads_back_what_it_wrote(inspection, tmp_path):
     jsonschema.validate(again.report(), SCHEMA)
     np.testing.assert_array_equal(again.part_from_scan, inspection.part_from_scan)
     np.testing.assert_array_equal(again.good_scores, inspection.good_scores)
+    np.testing.assert_array_equal(again.evidence[0].image, inspection.evidence[0].image)
+    np.testing.assert_array_equal(again.evidence[0].good_image, inspection.evidence[0].good_image)
     np.testing.assert_allclose(again.vertices_mm, inspection.vertices_mm, atol=1e-4)
     np.testing.assert_array_equal(again.points.anomaly_score, inspection.points.anomaly_score)
 
@@ -83,10 +85,18 @@ def test_not_registered_has_no_pose(inspection, tmp_path):
     assert again.good_scores is None
 
 
+def test_evidence_without_a_remembered_picture(inspection, tmp_path):
+    alone = replace(inspection, evidence=(replace(inspection.evidence[0], good_image=None),))
+    (pair,) = load_result(alone.save(tmp_path / "out")).evidence
+    assert pair.good_image is None
+    np.testing.assert_array_equal(pair.image, inspection.evidence[0].image)
+
+
 def test_a_result_of_the_first_version_is_read(inspection, tmp_path):
     old = load_result(rewritten(inspection.save(tmp_path / "out"), of_version_1))
     assert old.part_from_scan is None
     assert old.good_scores is None
+    assert old.evidence == ()
     assert old.defects[0].area_mm2 == 2.5
     jsonschema.validate(old.report(), SCHEMA)  # written again, it is of this version
     same = {name: value for name, value in inspection.report().items() if name not in SINCE_2}
@@ -100,7 +110,7 @@ def test_another_version_is_named(inspection, tmp_path, version):
         load_result(folder)
 
 
-@pytest.mark.parametrize("gone", ["report.json", "scored.ply", "views/v.png", "maps/v.tiff"])
+@pytest.mark.parametrize("gone", ["report.json", "scored.ply", "views/v.png", "maps/v.tiff", "evidence/1.png"])
 def test_a_missing_file_is_named(inspection, tmp_path, gone):
     folder = inspection.save(tmp_path / "out")
     (folder / gone).unlink()

@@ -18,7 +18,7 @@ from rad3d.scan import Scan
 from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, Quantity, colour_stops, quantities
 from rad3d.viewers.display import thinned
 from rad3d.viewers.measures import defect_measures, number
-from rad3d.viewers.pictures import close_up, overlay
+from rad3d.viewers.pictures import close_up, overlay, pair_caption, patch_pair
 from rad3d.viewers.segmenting import Segmenter
 
 if TYPE_CHECKING:
@@ -253,6 +253,8 @@ class Viewer:
         with self._detail:
             self._words = gui.add_html("")
             self._image = gui.add_image(np.full((8, 16, 3), 255, np.uint8), format="jpeg")
+            self._compared = gui.add_html("", visible=False)
+            self._patches = gui.add_image(np.full((8, 16, 3), 255, np.uint8), format="jpeg", visible=False)
         gui.add_button("Save picture", color=BUTTON).on_click(self._save_picture)
 
     def _heading(self) -> str:
@@ -393,6 +395,12 @@ class Viewer:
         if found is not None:
             view, window = found
             self._image.image = _pair(view, inspection.point_threshold, window)
+        compared = patch_pair(inspection, defect)
+        self._compared.visible = self._patches.visible = compared is not None
+        if compared is not None:
+            pair, pictures = compared
+            self._compared.content = _small(pair_caption(pair))
+            self._patches.image = _enlarged(np.concatenate(pictures, axis=1))
         self._detail.visible = True
 
     def _frusta(self) -> None:
@@ -434,6 +442,7 @@ class Viewer:
 
         def show(_: object) -> None:
             self._words.content = f"<div style='padding:0 1em'>{escape(view.name)}</div>"
+            self._compared.visible = self._patches.visible = False
             self._image.image = _pair(view, threshold, (slice(None), slice(None)))
             self._image.visible = self._detail.visible = True
 
@@ -468,8 +477,17 @@ def _side_by_side(items: Sequence[Shown]) -> list[Vector]:
 def _pair(view: ViewScores, threshold: float, window: tuple[slice, slice]) -> Image:
     """The image beside its heat map, as wide as the panel."""
     pair = np.concatenate([view.image[window], overlay(view, threshold)[window]], axis=1)
-    times = max(1, PANEL_PIXELS // pair.shape[1])
-    return pair.repeat(times, axis=0).repeat(times, axis=1)
+    return _enlarged(pair)
+
+
+def _enlarged(picture: Image) -> Image:
+    """Whole times larger, until as wide as the panel."""
+    times = max(1, PANEL_PIXELS // picture.shape[1])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _small(text: str) -> str:
+    return f"<div style='padding:0.4em 1em;font-size:0.8em;overflow-wrap:anywhere'>{escape(text)}</div>"
 
 
 def _legend(quantity: Quantity) -> str:

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rad3d.errors import ResultError
 from rad3d.files import atomic_file
@@ -11,7 +14,15 @@ from rad3d.viewers.colours import VERDICT_COLOURS, VERDICT_SYMBOLS
 from rad3d.viewers.display import display_of
 from rad3d.viewers.figures import contact_sheet_figure, score_histogram
 from rad3d.viewers.measures import defect_measures, number, percent
-from rad3d.viewers.pictures import camera_of_defect, cameras_of_part, coloured, on_white, renderer_of
+from rad3d.viewers.pictures import (
+    camera_of_defect,
+    cameras_of_part,
+    coloured,
+    on_white,
+    pair_caption,
+    patch_pair,
+    renderer_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,6 +137,13 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
             lines = "\n".join(f"{name}: {value}" for name, value in defect_measures(defect))
             _say(figure, 0.4, top, f"Defect {defect.id}", size=10, weight="bold")
             _say(figure, 0.4, top - 0.02, lines, size=9)
+            compared = patch_pair(inspection, defect)
+            if compared is not None:
+                pair, images = compared
+                ax = figure.add_axes((0.7, top - 0.1, 0.22, 0.08))
+                ax.imshow(np.concatenate(images, axis=1))
+                ax.set_axis_off()
+                _say(figure, 0.7, top, fill(pair_caption(pair), 52), size=5, color=MUTED)
         pages.append(figure)
     return pages
 

@@ -14,11 +14,12 @@ from rad3d.geometry import look_at, unit
 from rad3d.render import Renderer
 from rad3d.render.raycast import RayCaster
 from rad3d.render.splat import Splatter
-from rad3d.result import Defect, Inspection, ViewScores, heat_colours
+from rad3d.result import Defect, Inspection, PatchPair, ViewScores, heat_colours
 from rad3d.scan import Scan
 from rad3d.view import View
 from rad3d.viewers.colours import Quantity
 from rad3d.viewers.display import Display
+from rad3d.viewers.measures import number
 
 HEAT_ALPHA = 0.6
 SIDES = (np.array([-0.55, -0.75, 0.6]), np.array([0.55, 0.75, -0.6]))
@@ -124,6 +125,31 @@ def close_up(
         if hot > most and np.isfinite(middle).any():
             best, most = (view, window), hot
     return best
+
+
+def patch_pair(inspection: Inspection, defect: Defect) -> tuple[PatchPair, list[Image]] | None:
+    """What was compared for a defect, with its pictures: its patch and, where remembered, the good one, outlined."""
+    pair = next((pair for pair in inspection.evidence if pair.defect == defect.id), None)
+    if pair is None or defect not in inspection.defects:
+        return None
+    pictures = []
+    for image in (pair.image, pair.good_image):
+        if image is not None:
+            fifth = image.shape[0] // 5
+            patch = np.zeros(image.shape[:2], bool)
+            patch[2 * fifth : 3 * fifth, 2 * fifth : 3 * fifth] = True
+            picture = image.copy()
+            picture[outline(patch, 2)] = 0
+            picture[outline(patch, 1)] = 255
+            pictures.append(picture)
+    return pair, pictures
+
+
+def pair_caption(pair: PatchPair) -> str:
+    """What the two pictures are, in a sentence."""
+    good = f"{pair.good_view} of {pair.specimen}"
+    beside = f"beside the good patch most like it, in {good}" if pair.good_image is not None else f"most like {good}"
+    return f"Its patch least like any good one, in {pair.view}, {beside}; raw score {number(pair.raw_score)}"
 
 
 def webp(picture: np.ndarray, longest: int = 448) -> bytes:

@@ -33,6 +33,8 @@ from rad3d.viewers.pictures import (
     close_up,
     coloured,
     overlay,
+    pair_caption,
+    patch_pair,
     reduced,
     renderer_of,
     webp,
@@ -140,7 +142,12 @@ def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, A
             "image": _picture(view.image[window], 200),
             "heat": _picture(overlay(view, inspection.point_threshold)[window], 200),
         }
-    return {"id": defect.id, "picture": picture, "seen": seen, "measures": defect_measures(defect)}
+    compared = patch_pair(inspection, defect)
+    alike: dict[str, Any] = {}
+    if compared is not None:
+        pair, images = compared
+        alike = {"pictures": [_picture(image, 160) for image in images], "caption": pair_caption(pair)}
+    return {"id": defect.id, "picture": picture, "seen": seen, "alike": alike, "measures": defect_measures(defect)}
 
 
 def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
