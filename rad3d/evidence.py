@@ -20,6 +20,10 @@ SMOOTH_MM = 0.7
 """Radius over which the fused score is averaged: a lone noisy point is no defect."""
 
 
+LABELLED_WEIGHT = 0.5
+"""What a standard deviation of the labelled memory's probability counts against one of the normal memory's score."""
+
+
 @dataclass(frozen=True, eq=False)
 class Remembered:
     """What good specimens look like, ready to be compared with.
@@ -31,6 +35,7 @@ class Remembered:
         shape: the reference.
         deviation: of the good specimens, on the reference's points.
         deviation_floor_mm: spread below which differences mean nothing.
+        chances: (m,) what labelled examples of other parts say of each patch; None without.
     """
 
     patches: PlacedPatches
@@ -39,6 +44,7 @@ class Remembered:
     shape: ReferenceShape
     deviation: GoodDeviation
     deviation_floor_mm: float
+    chances: Values | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +70,13 @@ class Evidence:
     views_seen: np.ndarray
 
 
-def gather(observation: Observation, remembered: Remembered, settings: Settings, good: int | None = None) -> Evidence:
+def gather(
+    observation: Observation,
+    remembered: Remembered,
+    settings: Settings,
+    good: int | None = None,
+    chances: ScoreMap | None = None,
+) -> Evidence:
     """Compare a specimen with what is remembered.
 
     Args:
@@ -72,6 +84,7 @@ def gather(observation: Observation, remembered: Remembered, settings: Settings,
         remembered: the good specimens.
         settings: of the inspector.
         good: the specimen's own index among the remembered ones, which is then left out.
+        chances: (n, h, w) what labelled examples of other parts say of the specimen's patches.
     """
     query = PlacedPatches.of_query(observation.patches)
     own = None if good is None else remembered.patches.specimen == good
@@ -81,6 +94,10 @@ def gather(observation: Observation, remembered: Remembered, settings: Settings,
     )
     usual, spread = usual_scores(query, remembered.patches, remembered.scores, others)
     unusual = (raw_patches - usual) / (spread + remembered.score_floor)
+    if chances is not None and remembered.chances is not None:
+        usual, spread = usual_scores(query, remembered.patches, remembered.chances, others)
+        floor = 0.5 * float(np.std(remembered.chances))
+        unusual += LABELLED_WEIGHT * (chances[tuple(query.position.T)] - usual) / (spread + floor)
     grids = [_grid(observation, query, values) for values in (unusual, raw_patches)]
     seen = back_project(observation.views, observation.patches, grids, observation.surface, settings.fusion)
     appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)

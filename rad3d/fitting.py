@@ -126,7 +126,13 @@ def leave_one_out(memory: Memory, observations: Sequence[Observation], settings:
     return scores
 
 
-def remember(memory: Memory, patch_scores: Values, shape: ReferenceShape, deviation: GoodDeviation) -> Remembered:
+def remember(
+    memory: Memory,
+    patch_scores: Values,
+    shape: ReferenceShape,
+    deviation: GoodDeviation,
+    chances: Values | None = None,
+) -> Remembered:
     """Bring memory and calibration together; the floors are half the usual spread of good specimens."""
     patches = PlacedPatches.of_memory(memory)
     _, spread = deviation.usual_spread()
@@ -137,6 +143,7 @@ def remember(memory: Memory, patch_scores: Values, shape: ReferenceShape, deviat
         shape=shape,
         deviation=deviation,
         deviation_floor_mm=max(float(np.median(spread)), LEAST_DEVIATION_MM),
+        chances=chances,
     )
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, Values
+from rad3d.arrays import Flags, ScoreMap, Values
 from rad3d.backproject import view_map
 from rad3d.calibration import FalseReject, point_threshold, specimen_threshold
 from rad3d.camera import Camera
@@ -26,6 +26,7 @@ from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference
 from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError
 from rad3d.evidence import Evidence, Remembered, gather
+from rad3d.expert import Expert
 from rad3d.files import atomic_folder
 from rad3d.fitting import (
     Track,
@@ -47,6 +48,7 @@ from rad3d.register import Reference, build_reference
 from rad3d.result import Inspection, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
+from rad3d.surface import PlacedPatches
 from rad3d.view import View
 
 FORMAT_VERSION = 1
@@ -70,6 +72,8 @@ class Inspector:
         deviation: of the good specimens, on the reference's points.
         good_scores: (g,) leave-one-out scores of the good specimens.
         point_threshold: surface points above it belong to a defect.
+        expert: labelled examples of other parts, which may raise or lower what the good specimens say; None without.
+        chances: (m,) what the expert says of each remembered patch.
     """
 
     part: str
@@ -82,6 +86,8 @@ class Inspector:
     deviation: GoodDeviation
     good_scores: Values
     point_threshold: float
+    expert: Expert | None = None
+    chances: Values | None = None
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -90,7 +96,7 @@ class Inspector:
         Raises:
             MemoryFormatError: this machine's encoder gives other features than the memory holds.
         """
-        encoder = Encoder.load(self.settings.encoder)
+        encoder = Encoder.load(self.settings.encoder) if self.expert is None else self.expert.encoder
         check_fingerprint(self.memory.fingerprint, encoder.fingerprint)
         return encoder
 
@@ -107,7 +113,7 @@ class Inspector:
     @cached_property
     def remembered(self) -> Remembered:
         """The good specimens, ready to be compared with."""
-        return remember(self.memory, self.patch_scores, self.shape, self.deviation)
+        return remember(self.memory, self.patch_scores, self.shape, self.deviation, self.chances)
 
     @staticmethod
     def fit(
@@ -116,6 +122,7 @@ class Inspector:
         *,
         part: str = "part",
         nominal: Scan | None = None,
+        expert: Expert | None = None,
         track: Track = silently,
     ) -> "Inspector":
         """Learn what good specimens of a part look like.
@@ -125,6 +132,7 @@ class Inspector:
             settings: defaults where None.
             part: its name.
             nominal: CAD of the part, the reference for deviations; without it the first specimen is.
+            expert: labelled examples of other parts; its encoder is the one used.
             track: shows progress.
 
         Raises:
@@ -132,7 +140,7 @@ class Inspector:
         """
         settings = settings or Settings()
         check_names(scans)
-        encoder = Encoder.load(settings.encoder)
+        encoder = Encoder.load(settings.encoder) if expert is None else expert.encoder
         settings = replace(settings, encoder=encoder.settings)
         shape = ReferenceShape(reference_scan(scans, nominal).surface)
         reference = build_reference(shape.surface)
@@ -152,9 +160,14 @@ class Inspector:
         deviation = GoodDeviation(
             np.stack([on_reference(shape, o.surface, o.distance_mm, REACH_MM) for o in observations])
         )
-        remembered = remember(memory, patch_scores, shape, deviation)
+        grids = [_chances(expert, observation) for observation in observations]
+        chances = None
+        if expert is not None:
+            remembered_grids = np.concatenate([grid for grid in grids if grid is not None])
+            chances = remembered_grids[tuple(PlacedPatches.of_memory(memory).position.T)]
+        remembered = remember(memory, patch_scores, shape, deviation, chances)
         evidence = [
-            gather(observation, remembered, settings, good=index)
+            gather(observation, remembered, settings, good=index, chances=grids[index])
             for index, observation in enumerate(track(observations, "calibrating"))
         ]
         return Inspector(
@@ -168,6 +181,8 @@ class Inspector:
             deviation=deviation,
             good_scores=np.array([specimen_score(e) for e in evidence])[: len(scans)],
             point_threshold=point_threshold([e.score for e in evidence]),
+            expert=expert,
+            chances=chances,
         )
 
     def inspect(self, scan: Scan) -> Inspection:
@@ -180,7 +195,7 @@ class Inspector:
         except RegistrationError as error:
             return self._not_registered(scan, error, clock)
         with clock("retrieval"):
-            evidence = gather(observation, remembered, self.settings)
+            evidence = gather(observation, remembered, self.settings, chances=_chances(self.expert, observation))
         with clock("defects"):
             threshold = self.threshold[0]
             labels = regions(
@@ -288,6 +303,8 @@ class Inspector:
             "deviation_mm": self.deviation.deviation_mm.astype(np.float32),
             "good_scores": self.good_scores,
         }
+        if self.chances is not None:
+            arrays["chances"] = self.chances
         if surface.faces is not None:
             arrays["faces"] = surface.faces
         if surface.colours is not None:
@@ -297,6 +314,7 @@ class Inspector:
             "part": self.part,
             "settings": self.settings.to_dict(),
             "point_threshold": self.point_threshold,
+            "expert": None if self.expert is None else self.expert.method,
             "cameras": [
                 {
                     "size_hw": camera.size_hw,
@@ -308,6 +326,8 @@ class Inspector:
         }
         with atomic_folder(folder) as new:
             self.memory.write_into(new)
+            if self.expert is not None:
+                self.expert.write_into(new)
             save_file(
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()}, new / "inspector.safetensors"
             )
@@ -349,6 +369,8 @@ class Inspector:
                 deviation=GoodDeviation(arrays["deviation_mm"]),
                 good_scores=arrays["good_scores"],
                 point_threshold=header["point_threshold"],
+                expert=Expert.load(folder, header["expert"]) if header.get("expert") else None,
+                chances=arrays.get("chances"),
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise MemoryFormatError(
@@ -357,6 +379,11 @@ class Inspector:
                 got=f"{type(error).__name__}: {error}",
                 remedy="fit again; the files are missing, damaged or of another version",
             ) from error
+
+
+def _chances(expert: Expert | None, observation: Observation) -> ScoreMap | None:
+    """What the expert says of a specimen's patches."""
+    return None if expert is None else expert.judge_patches(observation.views, observation.patches)[0]
 
 
 def specimen_score(evidence: Evidence) -> float:

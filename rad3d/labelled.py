@@ -203,21 +203,25 @@ class LabelledMemory:
     def save(self, folder: str | Path) -> Path:
         """Write the memory into `folder`, all or nothing."""
         with atomic_folder(folder) as new:
-            tensors = {
-                "image_keys": self.image_keys.contiguous(),
-                "image_labels": torch.from_numpy(self.image_labels.astype(np.int64)),
-                "region_keys": self.region_keys.contiguous(),
-                "region_labels": torch.from_numpy(self.region_labels.astype(np.int64)),
-                "region_image": torch.from_numpy(self.region_image.astype(np.int64)),
-            }
-            save_file(tensors, new / "labelled.safetensors")
-            header = {
-                "format_version": FORMAT_VERSION,
-                "fingerprint": self.fingerprint,
-                "images": [asdict(image) for image in self.images],
-            }
-            (new / "labelled.json").write_text(json.dumps(header, indent=1) + "\n")
+            self.write_into(new)
         return Path(folder)
+
+    def write_into(self, folder: Path) -> None:
+        """Write the memory's two files into an existing folder."""
+        tensors = {
+            "image_keys": self.image_keys.contiguous(),
+            "image_labels": torch.from_numpy(self.image_labels.astype(np.int64)),
+            "region_keys": self.region_keys.contiguous(),
+            "region_labels": torch.from_numpy(self.region_labels.astype(np.int64)),
+            "region_image": torch.from_numpy(self.region_image.astype(np.int64)),
+        }
+        save_file(tensors, folder / "labelled.safetensors")
+        header = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "images": [asdict(image) for image in self.images],
+        }
+        (folder / "labelled.json").write_text(json.dumps(header, indent=1) + "\n")
 
     @staticmethod
     def load(folder: str | Path, *, fingerprint: str | None = None) -> "LabelledMemory":
