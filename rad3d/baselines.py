@@ -1,4 +1,4 @@
-"""What can be evaluated: RAD as published, RAD cropped to the part, rad3d itself, and geometry alone.
+"""What can be evaluated: RAD as published, RAD cropped to the part, MRAD, rad3d itself, and geometry alone.
 
 A method learns from the good samples of one or of all parts, then predicts one test sample at a time. Predictions are
 written to disk, so that metrics can be computed again without inference.
@@ -13,8 +13,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from rad3d.arrays import Image, Values
+from rad3d.auxiliary import Auxiliary, look_at
 from rad3d.datasets.sample import Sample
-from rad3d.errors import RegistrationError, ScanError, SettingsError
+from rad3d.errors import Rad3dError, RegistrationError, ScanError, SettingsError
+from rad3d.expert import Expert, MradName
 from rad3d.fitting import Track
 from rad3d.inspector import Inspector
 from rad3d.looks import cropped, load_views, need_images, part_of
@@ -23,7 +25,7 @@ from rad3d.scan import Scan
 from rad3d.settings import RetrievalSettings, Settings
 from rad3d.view import View
 
-MethodName = Literal["rad", "rad-roi", "rad3d", "deviation"]
+MethodName = Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"]
 RAD_CROP: Box = (1 / 16, 1 / 16, 7 / 8, 7 / 8)
 """What the middle 448 of 512 pixels show."""
 RAD_RETRIEVAL = RetrievalSettings(views_by="descriptor", k_views=48, pos_radius=1)
@@ -37,7 +39,7 @@ class Method(Protocol):
     fingerprint: str
     """What predictions depend on, for people and for resuming."""
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
         """Learn; what is learned may be kept in `folder`, so that a second call is quick.
 
         `bad` is called with the error of each sample that cannot be read; it raises unless they may be skipped.
@@ -63,7 +65,7 @@ class Rad:
         self.fingerprint = f"{self._encoder.fingerprint}{'/roi' if roi else ''}"
         self.k_views = 0
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
         """Encode the good images."""
         import torch
 
@@ -134,13 +136,7 @@ class Rad:
             scores, score = next(found) if given is not None else (np.full((1, 1), np.nan, np.float32), np.nan)
             box = WHOLE if given is None else given[1]
             predicted.append(ViewPrediction(view.name, score, scores, box, part_of(view)))
-        known = [view.score for view in predicted if not np.isnan(view.score)]
-        return Prediction(
-            score=max(known, default=np.nan),
-            complete=bool(known),
-            reason="" if known else "no view shows the part",
-            views=tuple(predicted),
-        )
+        return _worst(predicted)
 
     def _encode(self, images: Sequence[Image]) -> tuple[Any, Any]:
         """Unit CLS tokens (n, l, c) and patch tokens (n, l, h, w, c)."""
@@ -166,24 +162,73 @@ def _rows_done(log: Path, fingerprint: str, names: list[str]) -> list[bool]:
         return []
 
 
-class Inspectors:
-    """rad3d itself: one inspector, of the samples' part."""
+class Mrad:
+    """MRAD: labels of other parts judge images one by one; meshes and clouds on their surface. Nothing is fitted."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, name: MradName, settings: Settings, auxiliary: Auxiliary) -> None:
+        from rad3d.encoder import Encoder
+        from rad3d.prompted import TextTower
+
+        if name == "mrad-clip":
+            TextTower.load(settings.encoder.name)  # refused here, not after minutes of encoding
+        encoder = Encoder.load(settings.encoder)
+        self._name, self._settings, self._auxiliary, self._patch = name, settings, auxiliary, encoder.patch_size
+        self.fingerprint = f"{encoder.fingerprint}/{auxiliary.digest}"
+
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
+        """Remember the labels, and train on them; the part's own good samples are not looked at."""
+        self._expert = _learned(self._name, self._settings, self._auxiliary, folder, track, bad)
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Judge every image; the specimen's score is that of its worst image."""
+        from rad3d.mrad import image_scores, pixel_maps
+
+        if not sample.views:
+            return self._on_surface(sample.load_scan())
+        views = load_views(sample)
+        looks = [look_at(view, self._expert.encoder) for view in views]
+        found = self._expert.judge([look[0] for look in looks if look is not None])
+        maps = pixel_maps(found.maps, self._expert.settings.input_hw) if len(found.maps) else np.empty((0, 1, 1))
+        scored = iter(zip(maps, image_scores(maps, found.image).tolist(), strict=True))
+        predicted = []
+        for view, look in zip(views, looks, strict=True):
+            scores, score = next(scored) if look is not None else (np.full((1, 1), np.nan, np.float32), np.nan)
+            predicted.append(
+                ViewPrediction(view.name, score, scores, WHOLE if look is None else look[1], part_of(view))
+            )
+        return _worst(predicted)
+
+    def _on_surface(self, scan: Scan) -> Prediction:
+        from rad3d.zeroshot import inspect_zero_shot
+
+        found = inspect_zero_shot(self._expert, scan, self._settings)
+        return Prediction(found.score, points=found.points.anomaly_score, areas_mm2=vertex_areas(scan))
+
+
+class Inspectors:
+    """rad3d itself: one inspector, of the samples' part; with labels of other parts beside its good specimens."""
+
+    def __init__(self, settings: Settings, auxiliary: Auxiliary | None = None) -> None:
         from rad3d.encoder import Encoder
 
-        self._settings = settings
+        self._settings, self._auxiliary = settings, auxiliary
         self.fingerprint = Encoder.load(settings.encoder).fingerprint
+        if auxiliary is not None:
+            self.fingerprint += f"/{auxiliary.digest}"
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
         """Fit and save, or load what an earlier run saved."""
         if (folder / "inspector.json").exists():
             self._inspector = Inspector.load(folder)
             return
+        expert = None
+        if self._auxiliary is not None:
+            labelled = folder.parent / "labelled"
+            expert = _learned("mrad-ft", self._settings, self._auxiliary, labelled, track, bad)
         scans = list(_readable(samples, bad))
         nominal = _nominal(samples)
         part = samples[0].part
-        self._inspector = Inspector.fit(scans, self._settings, part=part, nominal=nominal, track=track)
+        self._inspector = Inspector.fit(scans, self._settings, part=part, nominal=nominal, expert=expert, track=track)
         self._inspector.save(folder)
 
     def predict(self, sample: Sample) -> Prediction:
@@ -218,7 +263,7 @@ class Deviation:
 
     fingerprint = "deviation"
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[ScanError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
         """Take the reference."""
         from rad3d.deviation import ReferenceShape
         from rad3d.register import build_reference
@@ -251,9 +296,22 @@ class Deviation:
         return Prediction(score=_top_mean(points), points=points, areas_mm2=vertex_areas(scan))
 
 
-def method_named(name: MethodName, settings: Settings) -> Method:
-    """The method with that name."""
-    makers: dict[MethodName, Callable[[], Method]] = {
+def method_named(name: MethodName, settings: Settings, auxiliary: Auxiliary | None = None) -> Method:
+    """The method with that name; those of MRAD need labels of other parts.
+
+    Raises:
+        SettingsError: labels are missing, or given to a method that reads none.
+    """
+    if ("mrad" in name) != (auxiliary is not None):
+        raise SettingsError(
+            name,
+            expected="labelled samples" if auxiliary is None else "no labelled samples",
+            got="none" if auxiliary is None else str(auxiliary.root),
+            remedy="give --auxiliary ROOT with the methods of MRAD, and with no other",
+        )
+    if auxiliary is not None:
+        return Inspectors(settings, auxiliary) if name == "rad3d+mrad" else Mrad(name, settings, auxiliary)  # type: ignore[arg-type]
+    makers: dict[str, Callable[[], Method]] = {
         "rad": lambda: Rad(settings, roi=False),
         "rad-roi": lambda: Rad(settings, roi=True),
         "rad3d": lambda: Inspectors(settings),
@@ -262,7 +320,29 @@ def method_named(name: MethodName, settings: Settings) -> Method:
     return makers[name]()
 
 
-def _readable(samples: Sequence[Sample], bad: Callable[[ScanError], None]) -> Iterator[Scan]:
+def _learned(
+    name: MradName, settings: Settings, auxiliary: Auxiliary, folder: Path, track: Track, bad: Callable[..., None]
+) -> Expert:
+    """What an earlier run kept in the folder, or else learned now and kept."""
+    if (folder / "labelled.json").exists():
+        return Expert.load(folder, name)
+    expert = auxiliary.learned(name, settings, track, bad)
+    expert.save(folder)
+    return expert
+
+
+def _worst(views: Sequence[ViewPrediction]) -> Prediction:
+    """A specimen is as anomalous as its worst image."""
+    known = [view.score for view in views if not np.isnan(view.score)]
+    return Prediction(
+        score=max(known, default=np.nan),
+        complete=bool(known),
+        reason="" if known else "no view shows the part",
+        views=tuple(views),
+    )
+
+
+def _readable(samples: Sequence[Sample], bad: Callable[[Rad3dError], None]) -> Iterator[Scan]:
     for sample in samples:
         try:
             yield sample.load_scan()

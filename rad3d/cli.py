@@ -9,21 +9,24 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg
 
-from rad3d.errors import Rad3dError, ResultError
+from rad3d.errors import Rad3dError, ResultError, SettingsError
 from rad3d.settings import Settings
 
 if TYPE_CHECKING:
+    from rad3d.expert import Expert
     from rad3d.result import Inspection
     from rad3d.scan import Scan
 
 T = TypeVar("T")
 UnitName = Literal["mm", "m", "inch"]
+MethodName = Literal["rad3d", "rad3d+mrad", "mrad-tf", "mrad-ft", "mrad-clip"]
 Paths = Positional[Annotated[tuple[str, ...], arg(metavar="PATH")]]
 
 PASS, FAIL, ERROR, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -36,30 +39,51 @@ def fit(
     settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008
     part: str = "part",
     nominal: Path | None = None,
+    labelled: Path | None = None,
+    labelled_parts: tuple[str, ...] = (),
     unit: UnitName | None = None,
     sensor: str | None = None,
 ) -> int:
-    """Learn what good specimens of a part look like.
+    """Learn what good specimens of a part look like, and what labelled defects of other parts look like.
 
     Args:
-        good: scans of good specimens: meshes, clouds, folders of captured views; globs work.
+        good: scans of good specimens: meshes, clouds, folders of captured views; globs work. None: only the labels.
         output: folder for the memory.
         settings: see `rad3d.settings`.
         part: name of the part.
         nominal: CAD model of the part, the reference for deviations.
+        labelled: a labelled data set, or a memory of one: with good specimens it has a say beside them (rad3d+mrad).
+        labelled_parts: only these parts of it.
         unit: unit of the files, where it is not mm.
         sensor: which sensor's folder, where a capture holds several.
     """
     from rad3d.inspector import Inspector
     from rad3d.io import read_scan, read_scans
 
+    expert = None if labelled is None else learn_labels(labelled, labelled_parts, settings, sensor)
+    if expert is not None and not good:
+        expert.save(output)
+        say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method mrad-tf or mrad-ft")
+        return PASS
     scans = read_scans(good, unit=unit, sensor=sensor)
     reference = None if nominal is None else read_scan(nominal, unit=unit)
-    inspector = Inspector.fit(scans, settings, part=part, nominal=reference, track=tracked)
+    inspector = Inspector.fit(scans, settings, part=part, nominal=reference, expert=expert, track=tracked)
     inspector.save(output)
     say(f"{len(scans)} good specimens remembered in {output}: {len(inspector.memory)} views")
     say(f"False rejects: {inspector.threshold[1].sentence()}")
     return PASS
+
+
+def learn_labels(root: Path, parts: tuple[str, ...], settings: Settings, sensor: str | None) -> "Expert":
+    """Remember a labelled data set and train MRAD-FT on it."""
+    from rad3d.auxiliary import Auxiliary
+    from rad3d.datasets.sample import Choice
+
+    def stop(error: Rad3dError) -> None:
+        raise error
+
+    choice = Choice(parts=parts) if sensor is None else Choice(parts=parts, sensor=sensor)
+    return Auxiliary.at(root, choice).learned("mrad-ft", settings, tracked, stop)
 
 
 def inspect(
@@ -67,6 +91,7 @@ def inspect(
     scans: Paths,
     /,
     output: Annotated[Path, arg(aliases=["-o"])],
+    method: MethodName | None = None,
     unit: UnitName | None = None,
     sensor: str | None = None,
     false_reject: float | None = None,
@@ -78,25 +103,23 @@ def inspect(
         memory: folder written by `rad3d fit`.
         scans: meshes, clouds, folders of captured views; globs work.
         output: one folder per specimen is written here.
+        method: what the memory was fitted for, where nothing is said; mrad-tf and mrad-ft need its labels only and
+            rank without a verdict.
         unit: unit of the files, where it is not mm.
         sensor: which sensor's folder, where a capture holds several.
         false_reject: share of good specimens that may fail, instead of the one set at fit.
         json_: print one JSON object and nothing else.
     """
-    from rad3d.inspector import Inspector
     from rad3d.io import find_scans, read_scan
 
-    inspector = Inspector.load(memory)
-    if false_reject is not None:
-        verdict = replace(inspector.settings.verdict, false_reject=false_reject)
-        inspector = replace(inspector, settings=replace(inspector.settings, verdict=verdict))
+    judge, rejects = judge_of(memory, method, false_reject)
     reports: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     rows: list[Inspection] = []
     for source in tracked(find_scans(scans, sensor=sensor), "inspecting"):
         try:
             scan = replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
-            inspection = inspector.inspect(scan)
+            inspection = judge(scan)
             save_result(inspection, output / source.specimen)
         except Rad3dError as error:
             errors.append({"source": error.source, "error": str(error), "remedy": error.remedy})
@@ -108,9 +131,36 @@ def inspect(
         print(json.dumps({"specimens": reports, "errors": errors}, allow_nan=False))
     else:
         show_table(rows)
-        say(f"False rejects: {inspector.threshold[1].sentence()}")
+        say(rejects)
         say(f"Results: {output}")
     return exit_code([report["verdict"] for report in reports], bool(errors))
+
+
+def judge_of(
+    memory: Path, method: MethodName | None, false_reject: float | None
+) -> tuple[Callable[["Scan"], "Inspection"], str]:
+    """What inspects a scan by a method, and what it says of false rejects."""
+    from rad3d.expert import MRAD_NAMES, Expert
+    from rad3d.inspector import Inspector
+    from rad3d.zeroshot import REASON, inspect_zero_shot
+
+    only_labels = (memory / "labelled.json").exists() and not (memory / "inspector.json").exists()
+    method = "mrad-ft" if method is None and only_labels else method
+    if method in MRAD_NAMES:
+        return partial(inspect_zero_shot, Expert.load(memory, method)), REASON
+    inspector = Inspector.load(memory)
+    fitted = "rad3d" if inspector.expert is None else "rad3d+mrad"
+    if method not in (None, fitted):
+        raise SettingsError(
+            memory,
+            expected=f"a memory calibrated for {method}",
+            got=f"one calibrated for {fitted}",
+            remedy=f"fit again {'without' if method == 'rad3d' else 'with'} --labelled, or say --method {fitted}",
+        )
+    if false_reject is not None:
+        verdict = replace(inspector.settings.verdict, false_reject=false_reject)
+        inspector = replace(inspector, settings=replace(inspector.settings, verdict=verdict))
+    return inspector.inspect, f"False rejects: {inspector.threshold[1].sentence()}"
 
 
 def save_result(inspection: "Inspection", folder: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rad3d.inspector import Inspector
 from rad3d.io import find_scans, read_scan
+from rad3d.labelled import LabelledMemory
 from rad3d.memory import Memory
 from rad3d.result import load_result
 
@@ -23,6 +24,18 @@ def describe(path: str | Path) -> dict[str, Any]:
         return {"kind": "memory", **fitted, **inspector.memory.info()}
     if (path / "memory.json").exists():
         return {"kind": "memory", **Memory.load(path).info()}
+    if (path / "labelled.json").exists():
+        labelled = LabelledMemory.load(path)
+        licences = sorted({(i.part, i.source, i.licence) for i in labelled.images})
+        return {
+            "kind": "labelled memory",
+            "fingerprint": labelled.fingerprint,
+            "images": len(labelled),
+            "anomalous_images": int(labelled.image_labels.sum()),
+            "regions": len(labelled.region_labels),
+            "anomalous_regions": int(labelled.region_labels.sum()),
+            "sources": [{"part": part, "source": source, "licence": licence} for part, source, licence in licences],
+        }
     if (path / "report.json").exists():
         report = load_result(path).report()
         return {"kind": "result", **{k: report[k] for k in ("specimen", "verdict", "reason", "score", "coverage")}}

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rad3d.auxiliary import Auxiliary
 from rad3d.baselines import Method, MethodName, Rad, method_named
 from rad3d.datasets import dataset_root, load_samples
 from rad3d.datasets.sample import Choice, Sample
@@ -107,6 +108,9 @@ def evaluate(
     method: MethodName = "rad3d",
     settings: Settings | None = None,
     memory: MemoryScope | None = None,
+    auxiliary: str | Path | None = None,
+    auxiliary_parts: tuple[str, ...] = (),
+    same_part: bool = False,
     skip_bad: bool = False,
     track: Track = silently,
 ) -> Evaluation:
@@ -117,23 +121,30 @@ def evaluate(
         output: folder for everything.
         root: where the set is; None = `$RAD3D_DATA/<dataset>`.
         choice: parts, protocol, sensor.
-        method: rad, rad-roi, rad3d or deviation.
+        method: rad, rad-roi, rad3d, deviation, mrad-tf, mrad-ft, mrad-clip or rad3d+mrad.
         settings: of the inspector; rad takes its encoder from it.
         memory: one for all parts (what RAD's authors do; default of rad and rad-roi) or one per part.
+        auxiliary: of the methods of MRAD: a labelled data set, or a folder of `rad3d fit --labelled`.
+        auxiliary_parts: only these of it; empty = all.
+        same_part: labels may be of a part that is judged too; the table then says that it is not zero-shot.
         skip_bad: leave files out that cannot be read, and count them, instead of stopping.
         track: shows progress.
 
     Raises:
-        DatasetError: the set is not there, or not as its format says.
+        DatasetError: the set is not there, not as its format says, or shares specimens with the auxiliary one.
         ScanError: a file cannot be read (without `skip_bad`).
         ResultError: the output holds another run.
     """
     choice, settings, output = choice or Choice(), settings or Settings(), Path(output)
     folder = dataset_root(dataset, root)
     samples = load_samples(dataset, folder, choice)
-    runner = method_named(method, settings)
-    scope: MemoryScope = memory or ("unified" if method in ("rad", "rad-roi") else "per-part")
+    labels = None if auxiliary is None else Auxiliary.at(auxiliary, replace(choice, parts=auxiliary_parts))
+    if labels is not None:
+        labels.check_apart(samples, folder, same_part=same_part)
+    runner = method_named(method, settings, labels)
+    scope: MemoryScope = memory or ("per-part" if method in ("rad3d", "rad3d+mrad", "deviation") else "unified")
     run = _describe(dataset, folder, choice, method, settings, scope, runner, samples)
+    run |= {"auxiliary": _labels(labels, samples)} if labels is not None else {}
     skipped = _Skipped(output, skip_bad)
     _begin(output, run)
     if method in ("rad", "rad-roi") and not any(view.cloud for sample in samples for view in sample.views):
@@ -149,7 +160,7 @@ def evaluate(
         test = [s for s in samples if s.part == part and s.split == "test" and _folder(output, s).is_dir()]
         scores[part] = score_part([(sample, _loader(output, sample)) for sample in test])
     result = Evaluation(
-        title=_title(method, settings.encoder.name),
+        title=_title(method, settings.encoder.name, None if labels is None else labels.shared_parts(samples)),
         parts={part: score.values for part, score in scores.items()},
         mean=_mean([score.values for score in scores.values()]),
         published=_published(dataset, choice, method, settings, parts, scope),
@@ -292,17 +303,32 @@ def _begin(output: Path, run: Mapping[str, Any]) -> None:
         new.write_text(json.dumps(as_stored, indent=1) + "\n")
 
 
-def _title(method: MethodName, encoder: str) -> str:
-    """RAD is called RAD only with its own encoder.
+def _labels(auxiliary: Auxiliary, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Whose labels were learned from."""
+    shared = auxiliary.shared_parts(samples)
+    return {"root": str(auxiliary.root.resolve()), "parts": auxiliary.parts, "images": len(auxiliary.origins),
+            "shared_parts": shared}  # fmt: skip
+
+
+_NAMES = {"rad": "RAD", "rad-roi": "RAD cropped to the part", "mrad-tf": "MRAD-TF", "mrad-ft": "MRAD-FT",
+          "mrad-clip": "MRAD-CLIP", "rad3d": "rad3d", "rad3d+mrad": "rad3d + MRAD-FT"}  # fmt: skip
+
+
+def _title(method: MethodName, encoder: str, shared_parts: Sequence[str] | None = None) -> str:
+    """RAD is called RAD only with its own encoder; MRAD zero-shot only without labels of the part.
 
     >>> _title("rad", "dinov3-b"), _title("rad", "clip-b16-q8"), _title("rad-roi", "clip-b16-q8")
     ('RAD', 'RAD (clip-b16-q8)', 'RAD cropped to the part (clip-b16-q8)')
+    >>> _title("mrad-tf", "clip-l336", []), _title("mrad-tf", "clip-l336", ["tire"])
+    ('MRAD-TF (clip-l336), zero-shot', 'MRAD-TF (clip-l336), same part, not zero-shot')
     """
     encoder = Path(encoder).name  # of a checkpoint the file
-    if method in ("rad", "rad-roi"):
-        name = "RAD" if method == "rad" else "RAD cropped to the part"
-        return name if encoder == "dinov3-b" else f"{name} ({encoder})"
-    return f"rad3d ({encoder})" if method == "rad3d" else method
+    if method == "deviation" or (method in ("rad", "rad-roi") and encoder == "dinov3-b"):
+        return _NAMES.get(method, method)
+    name = f"{_NAMES[method]} ({encoder})"
+    if shared_parts:
+        return f"{name}, same part, not zero-shot"
+    return f"{name}, zero-shot" if method.startswith("mrad") else name
 
 
 def _published(

@@ -15,10 +15,22 @@ import rad3d
 ORDER = """
 arrays errors settings geometry camera view scan files ply meshes clouds organised captured io segment icp symmetry
 register render.shading render.raycast render.splat render.rasterize render viewpoints onnx_weights downloads
-weights encoder patches memory retrieval surface labelled mrad prompted backproject fusion calibration deviation
-metrics result defects observe evidence likeness fitting inspector
+weights encoder patches memory retrieval surface labelled mrad prompted expert backproject fusion calibration deviation
+metrics result defects observe evidence likeness fitting inspector zeroshot
 """.split()
-TOP = ["datasets", "viewers", "prediction", "looks", "baselines", "scoring", "evaluate", "demo", "describe", "cli"]
+TOP = [
+    "datasets",
+    "viewers",
+    "prediction",
+    "looks",
+    "auxiliary",
+    "baselines",
+    "scoring",
+    "evaluate",
+    "demo",
+    "describe",
+    "cli",
+]
 ROOT = Path(rad3d.__file__).parents[1]
 
 
