@@ -19,6 +19,7 @@ from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.scan import Surface
 from rad3d.segment import foreground
 from rad3d.symmetry import (
+    EXACT_AREA_SHARE,
     Symmetries,
     about,
     difference,
@@ -69,8 +70,8 @@ class Registration:
         rmse_mm: of the inliers, along the reference's normals.
         overlap: share of the reference's surface within the inlier distance of the scan.
         margin: of the surface that fits at this pose or at its closest rival, but not at both, how much more speaks
-            for this one: 1 = all of it, 0 = as much as against. Poses that are the same by exact symmetry are no
-            rivals; 1 without any.
+            for this one: 1 = all of it, 0 = as much as against. Poses that put the same surface at every place, by
+            symmetry of the part, are no rivals; 1 without any.
         free_directions: motions that the scan leaves open, in words.
         trusted: whether the pose may be built on.
         reason: why not; empty when trusted.
@@ -112,6 +113,12 @@ class Reference:
         """How far two poses part_from_scan put the part apart (root mean square), modulo exact symmetries."""
         return difference(a, b, self.symmetries, self.marks_mm)
 
+    def interchangeable(self, a: Pose, b: Pose) -> bool:
+        """Whether two poses part_from_scan put the same surface at every place, as far as registration can tell."""
+        motion = a @ inverse(b)
+        distance = self.target.residuals(self.target.samples.thinned(JUDGED), motion[None], exact=True)[3]
+        return bool((distance > self.inlier_mm).mean() <= EXACT_AREA_SHARE)
+
     @cached_property
     def seen_from(self) -> tuple[Points, Points]:
         """Directions all round (k, 3), and the middle of what is seen of the part from far out there (k, 3)."""
@@ -131,14 +138,18 @@ class Reference:
         return np.asarray(points[seen[seen >= 0]].mean(axis=0))
 
 
-def build_reference(surface: Surface) -> Reference:
+def build_reference(surface: Surface, symmetries: Symmetries | None = None) -> Reference:
     """Prepare a surface, given in the part frame, to be registered with.
+
+    Args:
+        surface: of the part.
+        symmetries: of the part, where they were found before; finding them takes seconds.
 
     Raises:
         RegistrationError: it has too few points to say where anything is.
     """
     target = Target(_samples(surface, REFERENCE_SAMPLES, "reference"))
-    return Reference(target, find_symmetries(target))
+    return Reference(target, find_symmetries(target) if symmetries is None else symmetries)
 
 
 def _samples(surface: Surface, count: int, name: str) -> Samples:
@@ -193,7 +204,7 @@ class _Whole:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """What one camera saw; points in the camera's frame."""
 
     scan: Target
@@ -261,7 +272,7 @@ def register_surface(
     return _register(query, reference, wanted, appearance)
 
 
-def _register(query: _Whole | _Seen, reference: Reference, wanted: Pose, appearance: Appearance | None) -> Registration:
+def _register(query: _Whole | Seen, reference: Reference, wanted: Pose, appearance: Appearance | None) -> Registration:
     found = _search(query, reference, wanted)
     result = _judge(query, reference, found, wanted, appearance)
     if not 1 / MAX_SIZE_RATIO < _size_ratio(query.scan, reference) < SIZE_RATIO:
@@ -302,7 +313,7 @@ class _Candidates:
         return _Candidates(self.poses[order], self.there[order], self.back[order])
 
 
-def _search(query: _Whole | _Seen, reference: Reference, wanted: Pose) -> _Candidates:
+def _search(query: _Whole | Seen, reference: Reference, wanted: Pose) -> _Candidates:
     """The best distinct poses of a scan and what they cost, both ways at full resolution."""
     target, truncation, samples = reference.target, reference.truncation_mm, query.scan.samples
     starts = query.starts(reference)
@@ -343,9 +354,11 @@ def _judge(
     query: _Query, reference: Reference, found: _Candidates, wanted: Pose, appearance: Appearance | None
 ) -> Registration:
     """The best candidate, polished, measured and compared with the others."""
-    contests = [found.rivalry(index, reference.inlier_mm) for index in range(1, len(found.poses))]
-    equal = [0, *(i for i, (margin, signs) in enumerate(contests, 1) if margin < MIN_MARGIN or signs < MIN_SIGNS)]
-    margin, best = min((margin for margin, _ in contests), default=1.0), 0
+    same = [i for i in range(len(found.poses)) if reference.interchangeable(found.poses[0], found.poses[i])]
+    best = min([0, *same], key=lambda index: found.costs[index])
+    contests = {i: found.rivalry(i, reference.inlier_mm) for i in range(len(found.poses)) if i not in {0, *same}}
+    equal = [best, *(i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS)]
+    margin = min((margin for margin, _ in contests.values()), default=1.0)
     if appearance is not None and len(equal) > 1:
         looks = np.array([appearance(found.poses[index]) for index in equal])
         first, second = np.argsort(looks)[:2]
@@ -409,7 +422,7 @@ def _untrusted(result: Registration, reason: str) -> Registration:
     return replace(result, trusted=False, reason=reason)
 
 
-def _fits_mirrored(query: _Whole | _Seen, reference: Reference, found: _Candidates) -> bool:
+def _fits_mirrored(query: _Whole | Seen, reference: Reference, found: _Candidates) -> bool:
     """Whether the part's mirror image fits clearly better than the part."""
     flip = np.array([-1.0, 1.0, 1.0])
 
@@ -453,14 +466,14 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
     Each is registered with the reference, then all are refined together. A view that cannot be registered says why;
     none is dropped.
     """
-    queries: list[_Seen | str] = [_query_of(view) for view in views]
+    queries: list[Seen | str] = [seen_of(view) for view in views]
     results = [
         _nowhere(query) if isinstance(query, str) else _register(query, reference, np.eye(4), None) for query in queries
     ]
     return _refined_together(queries, results, reference)
 
 
-def _query_of(view: View) -> "_Seen | str":
+def seen_of(view: View) -> Seen | str:
     """The view's samples of the specimen, or why there are none."""
     try:
         mask = foreground(view)
@@ -477,19 +490,19 @@ def _query_of(view: View) -> "_Seen | str":
     facing = np.abs(np.einsum("ni,ni->n", directions, unit(points)))
     area = np.sum(points[:, 2] ** 2 / np.maximum(facing, 0.2)) / (intrinsics[0, 0] * intrinsics[1, 1])
     samples = thin(points, directions, float(area), SCAN_SAMPLES, signed=True)
-    return _Seen(Target(samples), view.points_mm[..., 2].astype(np.float64), intrinsics)
+    return Seen(Target(samples), view.points_mm[..., 2].astype(np.float64), intrinsics)
 
 
 def _nowhere(reason: str) -> Registration:
     return Registration(np.eye(4), 0.0, float("nan"), 0.0, 0.0, ("all",), False, reason)
 
 
-def _specimen(index: int, queries: Sequence[_Seen | str], results: Sequence[Registration]) -> Samples | None:
+def _specimen(index: int, queries: Sequence[Seen | str], results: Sequence[Registration]) -> Samples | None:
     """What the other trusted views saw, in the part frame."""
     seen = [
         (query.scan.samples, result.part_from_scan)
         for number, (query, result) in enumerate(zip(queries, results, strict=True))
-        if number != index and isinstance(query, _Seen) and result.trusted
+        if number != index and isinstance(query, Seen) and result.trusted
     ]
     if not seen:
         return None
@@ -500,13 +513,13 @@ def _specimen(index: int, queries: Sequence[_Seen | str], results: Sequence[Regi
 
 
 def _refined_together(
-    queries: Sequence[_Seen | str], results: Sequence[Registration], reference: Reference
+    queries: Sequence[Seen | str], results: Sequence[Registration], reference: Reference
 ) -> list[Registration]:
     """Every trusted view once more, against the reference and what the other views saw."""
     refined = list(results)
     for index, query in enumerate(queries):
         specimen = _specimen(index, queries, refined)
-        if isinstance(query, _Seen) and refined[index].trusted and specimen is not None:
+        if isinstance(query, Seen) and refined[index].trusted and specimen is not None:
             pose = refine_jointly(
                 [reference.target, Target(specimen)],
                 query.scan.samples,
