@@ -20,9 +20,12 @@ from rad3d.camera import Camera
 from rad3d.errors import ResultError
 from rad3d.geometry import look_at
 from rad3d.render.raycast import RayCaster
-from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores
+from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores, load_result
 from rad3d.viewers.display import display_of, thinned
+from rad3d.viewers.exports import write_csv
+from rad3d.viewers.figures import contact_sheet
 from rad3d.viewers.measures import number
+from rad3d.viewers.pdf import write_pdf
 from rad3d.viewers.report import inspection_html, report_html, write_report
 
 PEAKS = (((22.0, 5.0, 5.0), 2.4), ((-12.0, 8.0, 5.0), 1.7))
@@ -239,6 +242,45 @@ def test_nothing_inspected_is_no_number():
     assert "Score –" in text
     assert "nan" not in text.lower().replace("finance", "")
     assert "None found where the surface was judged" in text
+
+
+def emptied(item):
+    """A capture that was not registered: no surface, no views, nothing judged."""
+    nothing = np.empty(0, np.float32)
+    points = PointScores(nothing, nothing, nothing, np.empty(0, np.int32), nothing)
+    bare = replace(item, vertices_mm=np.empty((0, 3)), faces=None, points=points, views=(), defects=(), evidence=())
+    return replace(
+        bare, verdict="incomplete", reason="not registered: too few points", score=float("nan"), coverage=0.0
+    )
+
+
+def all_anomalous(item):
+    """Every point far above the threshold, so that the part is one defect."""
+    points = replace(item.points, anomaly_score=np.full(len(item.vertices_mm), 9.0, np.float32))
+    whole = replace(item.defects[0], extent_mm=(60.0, 40.0, 10.0), area_mm2=9000.0, centroid_mm=(0.0, 0.0, 0.0))
+    hot = tuple(replace(view, score=np.where(np.isfinite(view.score), 9.0, np.nan)) for view in item.views)
+    return replace(item, points=points, defects=(whole,), views=hot, score=9.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (emptied, ("INCOMPLETE not registered: too few points", "None found where the surface was judged", "Score –")),
+        (all_anomalous, ("9,000 mm²", "Score 9 ", "60 × 40 × 10 mm")),
+        (lambda item: replace(item, threshold=float("nan"), point_threshold=0.0), ("fails above –",)),
+        (lambda item: replace(item, false_reject={}, settings={}, timings_s={}, fingerprint=""), ("asked –",)),
+    ],
+)
+def test_extremes_are_shown(failed, tmp_path, change, said):
+    item = change(failed)
+    text = text_of(report_html([item, failed]))
+    for words in said:
+        assert words in text
+    assert write_pdf([item], tmp_path / "r.pdf").stat().st_size > 5000
+    contact_sheet(item, tmp_path / "views.png")
+    assert write_csv([item], tmp_path / "d.csv").read_text().count("\n") == 1 + len(item.defects)
+    again = load_result(item.save(tmp_path / "out"))
+    assert again.report() == item.report()
 
 
 def test_no_results_is_an_error(tmp_path):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rad3d.arrays import Image
 from rad3d.errors import ResultError
 from rad3d.files import atomic_file
 from rad3d.result import Inspection
@@ -94,10 +95,7 @@ def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
 
 def _specimen(inspection: Inspection) -> list["Figure"]:
     """Findings of one specimen, on as many pages as its defects need."""
-    display = display_of(inspection, POINTS)
-    cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
-    rendered = renderer_of(display).render(cameras)
-    close = [on_white(coloured(view, display, display.quantities[:1])[0]) for view in rendered[2:]]
+    shown, close = _pictures(inspection) if len(inspection.vertices_mm) else ([], [])
     figure = _page()
     verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
     _say(figure, 0.08, 0.96, _short(inspection.specimen, 60), size=16, weight="bold")
@@ -113,15 +111,12 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
         size=9,
         color=MUTED,
     )
-    shown = [q for q in display.quantities if q.scale != "sequential"][:2]
-    sides = [coloured(view, display, shown) for view in rendered[:2]]
-    for row, quantity in enumerate(shown):
+    for row, (caption, sides) in enumerate(shown):
         for column, side in enumerate(sides):
             ax = figure.add_axes((0.08 + 0.42 * column, 0.675 - 0.215 * row, 0.42, 0.2))
-            ax.imshow(on_white(side[row]))
+            ax.imshow(side)
             ax.set_axis_off()
-        scale = f"{number(quantity.low)} to {number(quantity.high)} {quantity.unit}".strip()
-        _say(figure, 0.08, 0.88 - 0.215 * row, f"{quantity.label}, colours from {scale}; grey: not inspected", size=8)
+        _say(figure, 0.08, 0.88 - 0.215 * row, caption, size=8)
     score_histogram(inspection, ax=figure.add_axes((0.14, 0.28, 0.75, 0.15)))
     _provenance(figure, inspection, 0.22)
     pages = [figure]
@@ -146,6 +141,22 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
                 _say(figure, 0.7, top, fill(pair_caption(pair), 52), size=5, color=MUTED)
         pages.append(figure)
     return pages
+
+
+def _pictures(inspection: Inspection) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
+    """The part from two sides in the colours of each quantity, with a caption; and each defect close up."""
+    display = display_of(inspection, POINTS)
+    cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
+    rendered = renderer_of(display).render(cameras)
+    close = [on_white(coloured(view, display, display.quantities[:1])[0]) for view in rendered[2:]]
+    shown = [quantity for quantity in display.quantities if quantity.scale != "sequential"][:2]
+    sides = [coloured(view, display, shown) for view in rendered[:2]]
+    pictures = []
+    for row, quantity in enumerate(shown):
+        scale = f"{number(quantity.low)} to {number(quantity.high)} {quantity.unit}".strip()
+        caption = f"{quantity.label}, colours from {scale}; grey: not inspected"
+        pictures.append((caption, [on_white(side[row]) for side in sides]))
+    return pictures, close
 
 
 def _provenance(figure: "Figure", inspection: Inspection, top: float) -> None:

@@ -378,7 +378,7 @@
   }
 
   const pages = [...document.querySelectorAll(".page")];
-  const drawings = new Map(pages.filter((page) => page.matches(".specimen")).map((page) => [page, new Drawing(page)]));
+  const drawings = new Map(pages.filter((page) => page.querySelector(".scene")).map((page) => [page, new Drawing(page)]));
   const webgl = "DecompressionStream" in window && hasWebGL();
   document.body.dataset.webgl = webgl ? "yes" : "no";
 

@@ -98,6 +98,28 @@ def inspection_html(inspection: Inspection) -> str:
 
 def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dict[str, Any]:
     """Everything the template shows of one specimen."""
+    shown = _shown(inspection, limit) if len(inspection.vertices_mm) else {"stills": (), "defects": (), "scene": None}
+    return {
+        "id": f"specimen-{index}",
+        "inspection": inspection,
+        "symbol": VERDICT_SYMBOLS[inspection.verdict],
+        "score": number(inspection.score),
+        "threshold": number(inspection.threshold),
+        "share_of_threshold": _share(inspection.score, 2 * inspection.threshold),
+        "coverage": percent(inspection.coverage),
+        "coverage_total": percent(inspection.coverage_total),
+        "least_coverage": inspection.settings.get("verdict", {}).get("min_coverage"),
+        "false_reject": _false_reject(inspection),
+        "histogram": _histogram(inspection),
+        "views": _views(inspection, views),
+        "views_left_out": max(len(inspection.views) - views, 0) if views else 0,
+        "provenance": _provenance(inspection),
+        **shown,
+    }
+
+
+def _shown(inspection: Inspection, limit: int) -> dict[str, Any]:
+    """What is drawn of the surface."""
     display = display_of(inspection, limit)
     cameras = cameras_of_part(display) + [camera_of_defect(display, defect) for defect in inspection.defects]
     rendered = renderer_of(display).render(cameras)
@@ -110,26 +132,7 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dic
         _defect(inspection, defect, _picture(coloured(view, display, main[:1])[0]))
         for defect, view in zip(inspection.defects, rendered[2:], strict=True)
     ]
-    return {
-        "id": f"specimen-{index}",
-        "inspection": inspection,
-        "symbol": VERDICT_SYMBOLS[inspection.verdict],
-        "score": number(inspection.score),
-        "threshold": number(inspection.threshold),
-        "share_of_threshold": _share(inspection.score, 2 * inspection.threshold),
-        "coverage": percent(inspection.coverage),
-        "coverage_total": percent(inspection.coverage_total),
-        "least_coverage": inspection.settings.get("verdict", {}).get("min_coverage"),
-        "false_reject": _false_reject(inspection),
-        "defects": defects,
-        "stills": stills,
-        "note": display.note,
-        "histogram": _histogram(inspection),
-        "views": _views(inspection, views),
-        "views_left_out": max(len(inspection.views) - views, 0) if views else 0,
-        "provenance": _provenance(inspection),
-        "scene": _scene(display, inspection),
-    }
+    return {"stills": stills, "defects": defects, "note": display.note, "scene": _scene(display, inspection)}
 
 
 def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, Any]:
