@@ -15,6 +15,7 @@ from rad3d.encoder import Encoder
 from rad3d.errors import ScanError
 from rad3d.evidence import Remembered
 from rad3d.geometry import bounding_sphere, rotation_about
+from rad3d.golden import golden
 from rad3d.likeness import picture_of
 from rad3d.memory import Memory, provenance
 from rad3d.observe import Observation
@@ -55,16 +56,14 @@ def check_names(scans: Sequence[Scan]) -> None:
         )
 
 
-def reference_scan(scans: Sequence[Scan], nominal: Scan | None) -> Scan:
-    """What registration and deviations refer to: the nominal, or else the first good mesh or cloud."""
-    if nominal is None and scans[0].views:
-        raise ScanError(
-            scans[0].source or scans[0].specimen,
-            expected="a nominal (CAD) or a mesh or cloud of the whole part to register captured views with",
-            got="captured views alone",
-            remedy="give it with --nominal FILE",
-        )
-    return nominal or scans[0]
+def reference_surface(scans: Sequence[Scan], nominal: Scan | None) -> tuple[Surface, Sequence[Scan]]:
+    """What registration and deviations refer to, and the specimens with what was found out about their views' poses.
+
+    The nominal, or else the first good mesh or cloud, or else the mean of the captured specimens.
+    """
+    if nominal is not None or not scans[0].views:
+        return (nominal or scans[0]).surface, scans
+    return golden(scans)
 
 
 def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:

@@ -34,7 +34,7 @@ from rad3d.fitting import (
     leave_one_out,
     look_from,
     memory_of,
-    reference_scan,
+    reference_surface,
     remember,
     seen_by,
     seen_twice,
@@ -131,7 +131,8 @@ class Inspector:
             scans: at least one good specimen; more give tighter thresholds.
             settings: defaults where None.
             part: its name.
-            nominal: CAD of the part, the reference for deviations; without it the first specimen is.
+            nominal: CAD of the part, the reference for deviations; without it the first mesh or cloud is, or else
+                the mean of the captured ones.
             expert: labelled examples of other parts; its encoder is the one used.
             track: shows progress.
 
@@ -142,11 +143,10 @@ class Inspector:
         check_names(scans)
         encoder = Encoder.load(settings.encoder) if expert is None else expert.encoder
         settings = replace(settings, encoder=encoder.settings)
-        shape = ReferenceShape(reference_scan(scans, nominal).surface)
+        surface, scans = reference_surface(scans, nominal)
+        shape = ReferenceShape(surface)
         reference = build_reference(shape.surface)
-        cameras, inspectable = (
-            look_from(reference_scan(scans, nominal), settings, encoder) if not scans[0].views else ((), None)
-        )
+        cameras, inspectable = look_from(nominal or scans[0], settings, encoder) if not scans[0].views else ((), None)
         looks = [(scan, cameras) for scan in scans] if len(scans) > 1 else seen_twice(scans[0], cameras, shape)
         observations = [
             observe(scan, shape, reference, from_here, encoder, settings)

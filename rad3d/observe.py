@@ -81,7 +81,7 @@ def observe(
     """
     stage = stage or Clock()
     with stage("registration"):
-        registrations = _register(scan, reference)
+        registrations = register(scan, reference)
     with stage("rendering"):
         if scan.views:
             views = tuple(
@@ -108,14 +108,22 @@ def observe(
     )
 
 
-def _register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
-    """One registration of a mesh, cloud or capture with poses; one per view of a capture without."""
+def has_poses(scan: Scan) -> bool:
+    """Whether the views of a captured specimen are in one frame."""
+    cameras = (view.camera for view in scan.views)
+    return any(camera is not None and not np.allclose(camera.part_from_camera, np.eye(4)) for camera in cameras)
+
+
+def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
+    """One registration of a mesh, cloud or capture with poses; one per view of a capture without.
+
+    Raises:
+        RegistrationError: not even one view can be brought into the part frame reliably.
+    """
     found: tuple[Registration, ...]
     if not scan.views:
         found = (register_surface(scan.surface, reference),)
-    elif any(
-        view.camera is not None and not np.allclose(view.camera.part_from_camera, np.eye(4)) for view in scan.views
-    ):
+    elif has_poses(scan):
         together = merged_surface([placed(view, np.eye(4)) for view in scan.views])
         found = (register_surface(together, reference),) * len(scan.views)
     else:

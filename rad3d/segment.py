@@ -49,13 +49,22 @@ def foreground(view: View) -> Mask:
         return np.zeros(view.size_hw, bool)
     points = view.points_mm[mask].astype(np.float64)
     eye = np.zeros(3) if view.camera is None else view.camera.centre_mm
-    plane = support_plane(points - eye, _edge_of(mask)[mask])
+    plane = support_of(view)
     above = np.ones(len(points), bool) if plane is None else plane.height_mm(points - eye) > PLANE_MM
     if not above.any():
         return np.zeros(view.size_hw, bool)
     above[above] = _largest_piece(points[above], view.name)
     mask[mask] = above
     return mask
+
+
+def support_of(view: View) -> Plane | None:
+    """The plane on which the specimen stands, relative to the camera; None if the view shows none."""
+    mask = view.mask
+    if view.points_mm is None or not mask.any():
+        return None
+    eye = np.zeros(3) if view.camera is None else view.camera.centre_mm
+    return support_plane(view.points_mm[mask].astype(np.float64) - eye, _edge_of(mask)[mask])
 
 
 def _edge_of(mask: Mask) -> Mask:

@@ -1,0 +1,76 @@
+"""The reference of a part from its good specimens' captured views alone: assembled, grown and averaged."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rad3d.arrays import Pose
+from rad3d.assemble import assemble
+from rad3d.camera import Camera
+from rad3d.errors import RegistrationError
+from rad3d.observe import has_poses, placed, register
+from rad3d.organised import estimate_intrinsics
+from rad3d.register import build_reference
+from rad3d.scan import Scan, Surface, merged_surface
+from rad3d.view import View
+
+logger = logging.getLogger(__name__)
+
+
+def golden(scans: Sequence[Scan]) -> tuple[Surface, list[Scan]]:
+    """The mean surface of captured good specimens, and the specimens with their views' poses in its frame.
+
+    The first specimen whose views hold together gives the frame; the others are registered to it view by view, and add
+    what it did not show.
+
+    Raises:
+        RegistrationError: no specimen's views hold together, or a specimen does not fit the others.
+    """
+    found: dict[int, Scan] = {}
+    problem: RegistrationError | None = None
+    for index, scan in enumerate(scans):
+        try:
+            found[index] = with_poses(scan)
+            break
+        except RegistrationError as error:
+            problem = problem or error
+            logger.warning("%s", error)
+    if not found:
+        assert problem is not None
+        raise problem
+    (first,) = found.values()
+    reference = build_reference(_surface([first]))
+    for index, scan in enumerate(scans):
+        if index not in found:
+            registrations = register(scan, reference)
+            found[index] = _moved(scan, [r.part_from_scan if r.trusted else None for r in registrations])
+    posed = [found[index] for index in range(len(scans))]
+    return _surface(posed), posed
+
+
+def with_poses(scan: Scan) -> Scan:
+    """A captured specimen with the poses it was given, or else with those at which its views fit together.
+
+    Views that do not fit are left out.
+    """
+    if has_poses(scan):
+        return scan
+    return _moved(scan, assemble(scan.views, str(scan.source or scan.specimen)).poses)
+
+
+def _surface(posed: Sequence[Scan]) -> Surface:
+    return merged_surface([placed(view, np.eye(4)) for scan in posed for view in scan.views])
+
+
+def _moved(scan: Scan, poses: Sequence[Pose | None]) -> Scan:
+    moved = (_at(view, pose) for view, pose in zip(scan.views, poses, strict=True) if pose is not None)
+    return replace(scan, views=tuple(moved))
+
+
+def _at(view: View, pose: Pose) -> View:
+    if view.camera is None:
+        assert view.points_mm is not None
+        view = replace(view, camera=Camera(view.size_hw, estimate_intrinsics(view.points_mm)[0], np.eye(4)))
+    return view.moved(pose)
