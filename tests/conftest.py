@@ -1,6 +1,7 @@
 """What every test module shares."""
 
 import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -37,3 +38,11 @@ def good_scans() -> list[Scan]:
 def inspector(good_scans: list[Scan]) -> Inspector:
     """Fitted on them, with real features."""
     return Inspector.fit(good_scans, SMALL, part="bracket")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where tests leave pictures for people: the folder $RAD3D_TEST_PICTURES where it is set."""
+    folder = Path(os.environ.get("RAD3D_TEST_PICTURES") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -418,8 +418,10 @@ def test_pointing_reads_the_values(opened, failed, tmp_path):
 
 @pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_overlaps(opened, failed, tmp_path, size, scheme):
+def test_nothing_overlaps(opened, failed, tmp_path, pictures, size, scheme):
     tab = opened(write_report([failed], tmp_path / "r.html"), size=size, color_scheme=scheme)
+    shot = pictures / f"report-{size[0]}x{size[1]}-{scheme}.png"
+    tab.screenshot(path=shot, full_page=True, timeout=PATIENCE_MS)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     blocks = ".specimen > *, .viewer > :not(script):not([hidden]), .defects li, .facts > div, .defects li > *"
     assert (

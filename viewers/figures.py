@@ -135,9 +135,9 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
             ax.axvline(level, color=INK, linewidth=1.2, linestyle=style, label=f"{name} threshold {number(level)}")
     if len(good):
         label = f"highest of each of {len(good)} good specimens" if len(good) > 1 else "highest of the good specimen"
-        ax.plot(
-            good, np.full(len(good), 0.7), "|", color=CATEGORIES[0], markersize=11, markeredgewidth=1.6, label=label
-        )
+        # across the axis, where no bar hides them
+        (ticks,) = ax.plot(good, np.zeros(len(good)), "|", color=CATEGORIES[0], label=label, clip_on=False, zorder=5)
+        ticks.set(markersize=14, markeredgewidth=1.8, transform=ax.get_xaxis_transform())
     if counts.any():
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.5)
