@@ -192,6 +192,17 @@ class Lessons:
         stacked = np.array(masks, bool).reshape(-1, *encoder.settings.input_hw)
         return Lessons(tuple(images), Examples(features, stacked), encoder.fingerprint)
 
+    @staticmethod
+    def joined(lessons: Sequence["Lessons"]) -> "Lessons":
+        """All of them together."""
+        features = ClipFeatures(
+            torch.cat([one.examples.features.image for one in lessons]),
+            torch.cat([one.examples.features.patches for one in lessons]),
+        )
+        masks = np.concatenate([one.examples.masks for one in lessons])
+        images = tuple(image for one in lessons for image in one.images)
+        return Lessons(images, Examples(features, masks), lessons[0].fingerprint)
+
     def only(self, keep: np.ndarray) -> "Lessons":
         """Those of some rows."""
         rows = torch.as_tensor(np.flatnonzero(keep))

@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -20,13 +19,11 @@ from rad3d.errors import Rad3dError, ResultError, SettingsError
 from rad3d.settings import Settings
 
 if TYPE_CHECKING:
-    from rad3d.expert import Expert
     from rad3d.result import Inspection
     from rad3d.scan import Scan
 
 T = TypeVar("T")
 UnitName = Literal["mm", "m", "inch"]
-MethodName = Literal["rad3d", "rad3d+mrad", "mrad-tf", "mrad-ft", "mrad-clip"]
 Paths = Positional[Annotated[tuple[str, ...], arg(metavar="PATH")]]
 
 PASS, FAIL, ERROR, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -59,8 +56,9 @@ def fit(
     """
     from rad3d.inspector import Inspector
     from rad3d.io import read_scan, read_scans
+    from rad3d.methods import learn_labels
 
-    expert = None if labelled is None else learn_labels(labelled, labelled_parts, settings, sensor)
+    expert = None if labelled is None else learn_labels(labelled, labelled_parts, settings, sensor, tracked)
     if expert is not None and not good:
         expert.save(output)
         say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method mrad-tf or mrad-ft")
@@ -74,24 +72,12 @@ def fit(
     return PASS
 
 
-def learn_labels(root: Path, parts: tuple[str, ...], settings: Settings, sensor: str | None) -> "Expert":
-    """Remember a labelled data set and train MRAD-FT on it."""
-    from rad3d.auxiliary import Auxiliary
-    from rad3d.datasets.sample import Choice
-
-    def stop(error: Rad3dError) -> None:
-        raise error
-
-    choice = Choice(parts=parts) if sensor is None else Choice(parts=parts, sensor=sensor)
-    return Auxiliary.at(root, choice).learned("mrad-ft", settings, tracked, stop)
-
-
 def inspect(
     memory: Positional[Path],
     scans: Paths,
     /,
     output: Annotated[Path, arg(aliases=["-o"])],
-    method: MethodName | None = None,
+    method: Literal["rad3d", "rad3d+mrad", "mrad-tf", "mrad-ft", "mrad-clip"] | None = None,
     unit: UnitName | None = None,
     sensor: str | None = None,
     false_reject: float | None = None,
@@ -111,6 +97,7 @@ def inspect(
         json_: print one JSON object and nothing else.
     """
     from rad3d.io import find_scans, read_scan
+    from rad3d.methods import judge_of
 
     judge, rejects = judge_of(memory, method, false_reject)
     reports: list[dict[str, Any]] = []
@@ -134,33 +121,6 @@ def inspect(
         say(rejects)
         say(f"Results: {output}")
     return exit_code([report["verdict"] for report in reports], bool(errors))
-
-
-def judge_of(
-    memory: Path, method: MethodName | None, false_reject: float | None
-) -> tuple[Callable[["Scan"], "Inspection"], str]:
-    """What inspects a scan by a method, and what it says of false rejects."""
-    from rad3d.expert import MRAD_NAMES, Expert
-    from rad3d.inspector import Inspector
-    from rad3d.zeroshot import REASON, inspect_zero_shot
-
-    only_labels = (memory / "labelled.json").exists() and not (memory / "inspector.json").exists()
-    method = "mrad-ft" if method is None and only_labels else method
-    if method in MRAD_NAMES:
-        return partial(inspect_zero_shot, Expert.load(memory, method)), REASON
-    inspector = Inspector.load(memory)
-    fitted = "rad3d" if inspector.expert is None else "rad3d+mrad"
-    if method not in (None, fitted):
-        raise SettingsError(
-            memory,
-            expected=f"a memory calibrated for {method}",
-            got=f"one calibrated for {fitted}",
-            remedy=f"fit again {'without' if method == 'rad3d' else 'with'} --labelled, or say --method {fitted}",
-        )
-    if false_reject is not None:
-        verdict = replace(inspector.settings.verdict, false_reject=false_reject)
-        inspector = replace(inspector, settings=replace(inspector.settings, verdict=verdict))
-    return inspector.inspect, f"False rejects: {inspector.threshold[1].sentence()}"
 
 
 def save_result(inspection: "Inspection", folder: Path) -> None:
@@ -372,6 +332,58 @@ def view(
     return PASS
 
 
+def feedback(
+    result: Positional[Path],
+    /,
+    defect: int | None = None,
+    good: bool = False,
+    bad: bool = False,
+    undo: bool = False,
+    list_: Annotated[bool, arg(name="list")] = False,
+    memory: Path | None = None,
+) -> int:
+    """Judge a defect that was found: a false alarm or a confirmed one; the next inspection of its place respects it.
+
+    Args:
+        result: folder written by `rad3d inspect`.
+        defect: its number in report.json.
+        good: it is a false alarm.
+        bad: it is confirmed.
+        undo: take the last judgement of this defect back.
+        list_: print all judgements of the memory, oldest first.
+        memory: the memory, where it was moved since.
+    """
+    from rad3d.feedback import judge, read_log
+    from rad3d.inspector import Inspector
+    from rad3d.result import load_result
+
+    inspection = load_result(result)
+    folder = memory or Path((inspection.memory or {}).get("folder") or "")
+    if not (folder / "inspector.json").is_file():
+        raise ResultError(
+            result, expected="its memory on disk", got=f"{folder}", remedy="say where it is with --memory FOLDER"
+        )
+    if list_:
+        undone = {judgement.undoes for judgement in read_log(folder)}
+        for one in read_log(folder):
+            about = f"undoes {one.undoes}" if one.label == "undone" else one.label
+            taken_back = ", undone" if one.number in undone else ""
+            place = ", ".join(f"{value:.1f}" for value in one.place_mm)
+            print(f"{one.number} {one.when} {one.specimen} defect {one.defect} at ({place}) mm: {about}{taken_back}")
+        return PASS
+    if defect is None or good + bad + undo != 1:
+        raise SettingsError(
+            "feedback",
+            expected="--defect N and one of --good, --bad, --undo",
+            got=f"--defect {defect} and {good + bad + undo} of them",
+            remedy="say which defect and what it is, or --list",
+        )
+    label: Literal["good", "bad", "undone"] = "good" if good else "bad" if bad else "undone"
+    kept = judge(folder, Inspector.load(folder).identity, result.resolve(), inspection, defect, label)
+    say(f"judgement {kept.number} kept in {folder}: defect {defect} of {inspection.specimen} is {label}")
+    return PASS
+
+
 def datasets(
     action: Positional[Literal["list", "info", "check", "make"]],
     name: Positional[str] = "",
@@ -511,6 +523,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "export": export,
     "view": view,
     "datasets": datasets,
+    "feedback": feedback,
     "evaluate": evaluate,
     "weights": weights,
 }

@@ -6,6 +6,7 @@ inspect: patches -> retrieval on the surface -> calibrated -> back-projected -> 
          -> defects in mm -> verdict
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError
 from rad3d.evidence import Evidence, Remembered, gather
 from rad3d.expert import Expert
+from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
 from rad3d.files import atomic_folder
 from rad3d.fitting import (
     Track,
@@ -74,6 +76,8 @@ class Inspector:
         point_threshold: surface points above it belong to a defect.
         expert: labelled examples of other parts, which may raise or lower what the good specimens say; None without.
         chances: (m,) what the expert says of each remembered patch.
+        log: engineers' judgements of earlier results, oldest first.
+        folder: where the memory is on disk; None = nowhere.
     """
 
     part: str
@@ -88,6 +92,8 @@ class Inspector:
     point_threshold: float
     expert: Expert | None = None
     chances: Values | None = None
+    log: tuple[Judgement, ...] = ()
+    folder: Path | None = None
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -99,6 +105,14 @@ class Inspector:
         encoder = Encoder.load(self.settings.encoder) if self.expert is None else self.expert.encoder
         check_fingerprint(self.memory.fingerprint, encoder.fingerprint)
         return encoder
+
+    @cached_property
+    def identity(self) -> str:
+        """The same for one fit wherever it is copied, another for every other."""
+        digest = hashlib.sha256(self.memory.fingerprint.encode())
+        for array in (self.patch_scores, self.good_scores, self.shape.surface.points_mm):
+            digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def threshold(self) -> tuple[float, FalseReject]:
@@ -197,7 +211,9 @@ class Inspector:
         with clock("retrieval"):
             evidence = gather(observation, remembered, self.settings, chances=_chances(self.expert, observation))
         with clock("defects"):
-            threshold = self.threshold[0]
+            threshold, judgements, surface = self.threshold[0], active(self.log), observation.surface
+            score = respected(evidence.score, surface.points_mm, surface.normals, judgements, threshold)
+            evidence = replace(evidence, score=score)
             labels = regions(
                 observation.surface,
                 evidence.score,
@@ -207,7 +223,7 @@ class Inspector:
             )
             defects = measure(observation.surface, evidence.score, labels, inverse(observation.part_from_scan))
             coverage, coverage_total = self._coverage(observation, evidence)
-            verdict, reason = self._verdict(len(defects), coverage)
+            verdict, reason = self._verdict(len(defects), coverage, len(judgements))
             pairs = patch_pairs(observation, labels, remembered.patches, self.memory, self.settings)
             tree = cKDTree(observation.surface.points_mm)
             views = tuple(_view_scores(view, tree, evidence.score) for view in observation.views)
@@ -262,6 +278,11 @@ class Inspector:
             faces=scan.faces,
             points=PointScores(unknown, unknown, unknown, np.zeros(len(unknown), np.int32), unknown),
             good_scores=self.good_scores[np.isfinite(self.good_scores)],
+            memory={
+                "folder": None if self.folder is None else str(self.folder.resolve()),
+                "identity": self.identity,
+                "judgements": [judgement.number for judgement in active(self.log)],
+            },
         )
 
     def _not_registered(self, scan: Scan, error: RegistrationError, clock: Clock) -> Inspection:
@@ -282,17 +303,23 @@ class Inspector:
         total = float(own[np.isfinite(evidence.score)].sum() / own.sum())
         return covered / inspectable if inspectable else 0.0, total
 
-    def _verdict(self, defects: int, coverage: float) -> tuple[Verdict, str]:
+    def _verdict(self, defects: int, coverage: float, judged: int) -> tuple[Verdict, str]:
         least = self.settings.verdict.min_coverage
+        known = f"; {judged} places judged by feedback" if judged else ""
         if defects:
-            return "fail", f"{defects} defect{'s' if defects > 1 else ''} above the threshold"
+            return "fail", f"{defects} defect{'s' if defects > 1 else ''} above the threshold{known}"
         if coverage < least:
             return "incomplete", f"{coverage:.0%} of the inspectable surface was judged, {least:.0%} are asked"
-        return "pass", "no defect above the threshold"
+        return "pass", f"no defect above the threshold{known}"
 
     def save(self, folder: str | Path) -> Path:
-        """Write memory and calibration into `folder`, all or nothing."""
+        """Write memory and calibration into `folder`, all or nothing.
+
+        Raises:
+            ResultError: a memory is there with judgements that this one does not know.
+        """
         folder = Path(folder)
+        check_kept(folder, self.log)
         surface = self.shape.surface
         arrays = {
             "points_mm": surface.points_mm,
@@ -326,6 +353,7 @@ class Inspector:
         }
         with atomic_folder(folder) as new:
             self.memory.write_into(new)
+            write_log(new, self.log)
             if self.expert is not None:
                 self.expert.write_into(new)
             save_file(
@@ -371,6 +399,8 @@ class Inspector:
                 point_threshold=header["point_threshold"],
                 expert=Expert.load(folder, header["expert"]) if header.get("expert") else None,
                 chances=arrays.get("chances"),
+                log=read_log(folder),
+                folder=folder,
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise MemoryFormatError(

@@ -138,6 +138,7 @@ class Inspection:
         views: the views as they were judged.
         part_from_scan: (4, 4) where the vertices lie in the part frame, which the views are in; None = not registered.
         good_scores: (g,) leave-one-out scores of the good specimens, None = not known.
+        memory: what it was inspected with: folder, identity, and the numbers of the judgements that counted.
         evidence: of the defects whose patches were compared.
     """
 
@@ -162,6 +163,7 @@ class Inspection:
     views: tuple[ViewScores, ...] = field(default=())
     part_from_scan: Pose | None = None
     good_scores: Values | None = None
+    memory: Mapping[str, Any] | None = None
     evidence: tuple[PatchPair, ...] = field(default=())
 
     def report(self) -> dict[str, Any]:
@@ -196,6 +198,7 @@ class Inspection:
         known = {
             "part_from_scan": None if self.part_from_scan is None else self.part_from_scan.tolist(),
             "good_scores": None if self.good_scores is None else self.good_scores.tolist(),
+            "memory": None if self.memory is None else dict(self.memory),
             "evidence": [{name: getattr(pair, name) for name in _PAIR} for pair in self.evidence],
         }
         report = {"schema_version": SCHEMA_VERSION, **values, **known, "views": views}

@@ -167,9 +167,7 @@ def test_no_anomalous_region_one_label_and_tiny_masks_are_said(
     assert not (tmp_path / "m").exists()
 
 
-def test_another_encoder_and_a_memory_never_trained_are_refused(
-    memory: Path, tmp_path: Path, inspector: object
-) -> None:
+def test_another_encoder_and_a_memory_never_trained_are_refused(memory: Path, tmp_path: Path) -> None:
     header = json.loads((memory / "labelled.json").read_text())
     folder = Expert.load(memory, "mrad-tf").save(tmp_path / "plain")
     with pytest.raises(MemoryFormatError, match=r"maps\.safetensors"):
