@@ -51,6 +51,7 @@ from rad3d.result import Inspection, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches
+from rad3d.symmetry import Symmetries
 from rad3d.view import View
 
 FORMAT_VERSION = 1
@@ -68,6 +69,7 @@ class Inspector:
         settings: all settings.
         memory: patches and descriptors of the good specimens.
         shape: the reference in the part frame.
+        symmetries: motions that map it onto itself.
         inspectable: (n,) which of its points can be seen at an incidence of at most 60 degrees.
         cameras: where rendered views look from; empty for captured specimens.
         patch_scores: (m,) of each remembered patch against the other specimens.
@@ -84,6 +86,7 @@ class Inspector:
     settings: Settings
     memory: Memory
     shape: ReferenceShape
+    symmetries: Symmetries
     inspectable: Flags
     cameras: tuple[Camera, ...]
     patch_scores: Values
@@ -122,7 +125,7 @@ class Inspector:
     @cached_property
     def reference(self) -> Reference:
         """The part, prepared for registration."""
-        return build_reference(self.shape.surface)
+        return build_reference(self.shape.surface, self.symmetries)
 
     @cached_property
     def remembered(self) -> Remembered:
@@ -189,6 +192,7 @@ class Inspector:
             settings=settings,
             memory=memory,
             shape=shape,
+            symmetries=reference.symmetries,
             inspectable=inspectable,
             cameras=cameras,
             patch_scores=patch_scores,
@@ -325,6 +329,8 @@ class Inspector:
             "points_mm": surface.points_mm,
             "normals": surface.normals,
             "areas_mm2": surface.areas_mm2,
+            "near_symmetries": self.symmetries.near,
+            "exact_symmetries": self.symmetries.exact,
             "inspectable": self.inspectable,
             "patch_scores": self.patch_scores,
             "deviation_mm": self.deviation.deviation_mm.astype(np.float32),
@@ -332,6 +338,8 @@ class Inspector:
         }
         if self.chances is not None:
             arrays["chances"] = self.chances
+        if self.symmetries.axis is not None:
+            arrays["symmetry_axis"] = self.symmetries.axis
         if surface.faces is not None:
             arrays["faces"] = surface.faces
         if surface.colours is not None:
@@ -388,6 +396,9 @@ class Inspector:
                 settings=Settings.from_dict(header["settings"]),
                 memory=memory,
                 shape=ReferenceShape(surface),
+                symmetries=Symmetries(
+                    arrays["near_symmetries"], arrays["exact_symmetries"], arrays.get("symmetry_axis")
+                ),
                 inspectable=arrays["inspectable"],
                 cameras=tuple(
                     Camera(tuple(c["size_hw"]), np.array(c["intrinsics"]), np.array(c["part_from_camera"]))
