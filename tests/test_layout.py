@@ -24,6 +24,7 @@ TOP = [
     "prediction",
     "looks",
     "auxiliary",
+    "methods",
     "baselines",
     "scoring",
     "evaluate",
