@@ -12,6 +12,7 @@ from rad3d.camera import Camera
 from rad3d.deviation import ReferenceShape
 from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError, ScanError
+from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.patches import Patches, encode_views
 from rad3d.register import Reference, Registration, register_surface, register_views
@@ -153,7 +154,10 @@ def placed(view: View, part_from_scan: Pose) -> View:
     camera = view.camera
     if camera is None:
         camera = Camera(view.size_hw, estimate_intrinsics(view.points_mm)[0], np.eye(4))
-    normals = view.normals if view.normals is not None else normals_of(view.points_mm, camera.intrinsics)
+    normals = view.normals
+    if normals is None:
+        in_camera = transform_points(inverse(camera.part_from_camera), view.points_mm)
+        normals = transform_directions(camera.part_from_camera, normals_of(in_camera, camera.intrinsics))
     points = np.where(foreground(view)[..., None], view.points_mm, np.float32(np.nan))
     return replace(view, points_mm=points, camera=camera, normals=normals).moved(part_from_scan)
 
