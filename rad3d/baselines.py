@@ -251,7 +251,7 @@ class Inspectors:
             views=views,
             points=None if scan.views else found.points.anomaly_score,
             areas_mm2=None if scan.views else vertex_areas(scan),
-            threshold=found.point_threshold,
+            defect_id=None if scan.views else found.points.defect_id,
             fails=found.verdict == "fail",
             centroids_mm=np.array([d.centroid_mm for d in found.defects], float).reshape(-1, 3),
             defect_areas_mm2=np.array([d.area_mm2 for d in found.defects], float),

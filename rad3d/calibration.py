@@ -69,10 +69,37 @@ def specimen_threshold(good_scores: Values, false_reject: float) -> tuple[float,
         return float(scores[rank - 1]), FalseReject(false_reject, false_reject, n, "conformal")
     if n == 1:
         return float(scores[0] * SINGLE_FACTOR), FalseReject(false_reject, 0.5, n, "extrapolated")
+    mean, spread = _tail(scores)
+    bound = mean + stats.t.ppf(1 - max(false_reject, 1e-6), n - 1) * spread
+    return float(max(np.exp(bound), scores[-1])), FalseReject(false_reject, 1 / (n + 1), n, "extrapolated")
+
+
+def p_value(good_scores: Values, score: float) -> float:
+    """How often one more good specimen scores this high: by rank among the good ones, beyond them by their tail.
+
+    Args:
+        good_scores: (n,) leave-one-out scores of the good ones; with a single one NaN.
+        score: of a defect or a specimen.
+
+    >>> p_value(np.array([1.0, 2.0, 4.0]), 1.5), p_value(np.array([1.0, 2.0, 4.0]), 1000.0) < 0.02
+    (0.75, True)
+    """
+    scores = np.sort(good_scores[np.isfinite(good_scores)])
+    n = len(scores)
+    if n < 2:
+        return float("nan")
+    by_rank = (1 + int((scores >= score).sum())) / (n + 1)
+    if score <= scores[-1]:
+        return by_rank
+    mean, spread = _tail(scores)
+    return float(min(by_rank, stats.t.sf((np.log(max(score, 1e-6)) - mean) / spread, n - 1)))
+
+
+def _tail(scores: Values) -> tuple[float, float]:
+    """Mean of the good scores' logarithms, and the standard deviation of one more about it."""
     logs = np.log(np.maximum(scores, 1e-6))
     spread = max(float(logs.std(ddof=1)), LEAST_LOG_SPREAD)
-    bound = logs.mean() + stats.t.ppf(1 - max(false_reject, 1e-6), n - 1) * spread * np.sqrt(1 + 1 / n)
-    return float(max(np.exp(bound), scores[-1])), FalseReject(false_reject, 1 / (n + 1), n, "extrapolated")
+    return float(logs.mean()), spread * float(np.sqrt(1 + 1 / len(scores)))
 
 
 LEAST_LOG_SPREAD = 0.08

@@ -6,38 +6,42 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Indices, Points, Pose, Values
+from rad3d.deviation import ReferenceShape
 from rad3d.geometry import transform_directions, transform_points, unit
-from rad3d.result import Defect
+from rad3d.result import Defect, PointScores
 from rad3d.scan import Surface
 
 LINK_MM = 1.0
 """Anomalous points this near belong together, more where the surface is sampled more coarsely."""
 
 PEAK_SHARE = 0.5
-"""A defect ends at half its peak's score: around a strong one blur exceeds any threshold."""
+"""A defect ends at half its peak's score: around a strong one the blur of its appearance exceeds any threshold."""
 
 BLUR_MM = 3.0
 """What is anomalous this near a defect is its blur."""
 
 
-def regions(surface: Surface, scores: Values, low: float, high: float, min_area_mm2: float = 0.0) -> Indices:
+def regions(
+    surface: Surface, scores: Values, geometry: Values, low: float, high: float, min_area_mm2: float = 0.0
+) -> Indices:
     """Number the anomalous regions: 1, 2, ... by falling peak score; 0 elsewhere (n,).
 
-    From the highest point on: the connected surface around it above `low` and above `PEAK_SHARE` of it is a region,
-    and what lies within `BLUR_MM` of it on the same piece is its blur; until no point above `high` is left.
+    From the highest point on: the connected surface around it above `low` that scores above `PEAK_SHARE` of it, or
+    whose shape alone (`geometry`, which does not blur) is above `high`, is a region, and what lies within `BLUR_MM`
+    of it on the same piece is its blur; until no point above `high` is left.
     """
     above = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > low)
-    labels = np.zeros(len(scores), int)
+    labels = np.zeros(len(scores), np.int32)
     if not len(above):
         return labels
     points = surface.points_mm[above]
     tree, neighbours = cKDTree(points), _neighbours(surface, above)
     _, piece = connected_components(neighbours, directed=False)
-    left = scores[above].astype(float)
+    left, shaped = scores[above].astype(float), geometry[above] > high
     number = 0
     while left.max() > high:
         peak = int(left.argmax())
-        members = np.flatnonzero(left > max(low, PEAK_SHARE * left[peak]))
+        members = np.flatnonzero((left > max(low, PEAK_SHARE * left[peak])) | (shaped & np.isfinite(left)))
         _, component = connected_components(neighbours[members][:, members], directed=False)
         region = members[component == component[np.searchsorted(members, peak)]]
         near = np.unique(np.concatenate(tree.query_ball_point(points[region], BLUR_MM)).astype(int))
@@ -58,14 +62,39 @@ def _neighbours(surface: Surface, rows: Indices) -> csr_matrix:
     return csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(rows), len(rows)))
 
 
-def measure(surface: Surface, scores: Values, labels: Indices, scan_from_part: Pose) -> tuple[Defect, ...]:
-    """Each region's place, size and scores; `surface` in the part frame."""
+TELLING = 3.0
+"""Standard deviations of shape, on average over a defect, from which it is one of material."""
+EXTREME = 0.95
+"""Quantile that stands for a defect's depth or height: single points are noise."""
+
+
+def measure(
+    surface: Surface, points: PointScores, scan_from_part: Pose, shape: ReferenceShape | None = None
+) -> tuple[Defect, ...]:
+    """Each defect's place, size, material and scores.
+
+    The volume between the defect and the reference is the deviation, integrated over the defect's area as the
+    reference's normal sees it; a hole that goes through has no bottom and counts as nothing.
+
+    Args:
+        surface: in the part frame.
+        points: of the surface's points.
+        scan_from_part: pose.
+        shape: the reference; without it there is no volume.
+    """
     defects = []
-    for number in range(1, int(labels.max(initial=0)) + 1):
-        rows = np.flatnonzero(labels == number)
-        area = surface.areas_mm2[rows]
+    for number in range(1, int(points.defect_id.max(initial=0)) + 1):
+        rows = np.flatnonzero(points.defect_id == number)
+        area, deviation = surface.areas_mm2[rows], points.deviation_mm[rows]
         centroid = np.average(surface.points_mm[rows], axis=0, weights=area)
         normal = unit((surface.normals[rows] * area[:, None]).sum(axis=0))
+        score, geometry = (np.average(v[rows], weights=area) for v in (points.anomaly_score, points.geometry_score))
+        side = 1.0 if (deviation * area).sum() >= 0 else -1.0
+        volume = np.nan
+        if shape is not None:
+            nearest = shape.surface.normals[shape.tree.query(surface.points_mm[rows])[1]]
+            facing = np.einsum("ni,ni->n", nearest, surface.normals[rows])
+            volume = float((deviation * area * facing.clip(0)).sum())
         defects.append(
             Defect(
                 id=number,
@@ -74,8 +103,16 @@ def measure(surface: Surface, scores: Values, labels: Indices, scan_from_part: P
                 normal=_triple(transform_directions(scan_from_part, normal)),
                 area_mm2=float(area.sum()),
                 extent_mm=_triple(oriented_extent(surface.points_mm[rows])),
-                peak_score=float(scores[rows].max()),
-                mean_score=float(np.average(scores[rows], weights=area)),
+                peak_score=float(points.anomaly_score[rows].max()),
+                mean_score=float(score),
+                kind="surface only"
+                if not geometry >= TELLING
+                else ("excess material" if side > 0 else "missing material"),
+                deviation_mm=side * float(np.quantile(side * deviation, EXTREME)),
+                volume_mm3=volume,
+                geometry_share=float(np.clip(geometry / score, 0, 1)),
+                agreement=float(np.average(points.agreement[rows], weights=area)),
+                views_seen=int(points.views_seen[rows].max()),
             )
         )
     return tuple(defects)

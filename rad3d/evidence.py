@@ -55,7 +55,7 @@ class Evidence:
         score: what the verdict uses.
         raw: fused 1 - cosine similarity.
         appearance: fused, in standard deviations of good specimens at that place.
-        geometry: |deviation| in standard deviations.
+        geometry: |deviation| in standard deviations, averaged like the score.
         deviation_mm: signed, to the good mean.
         agreement: share of views that find the point anomalous.
         views_seen: how many views see it.
@@ -108,7 +108,7 @@ def gather(
         score=smoothed(observation, score).astype(np.float32),
         raw=raw,
         appearance=appearance.score,
-        geometry=geometry.astype(np.float32),
+        geometry=smoothed(observation, np.where(np.isfinite(score), geometry, np.nan)).astype(np.float32),
         deviation_mm=deviation.astype(np.float32),
         agreement=appearance.agreement,
         views_seen=appearance.views_seen,

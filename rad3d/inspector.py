@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, ScoreMap, Values
 from rad3d.backproject import view_map
-from rad3d.calibration import FalseReject, point_threshold, specimen_threshold
+from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
 from rad3d.defects import measure, regions
 from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference
@@ -221,11 +221,24 @@ class Inspector:
             labels = regions(
                 observation.surface,
                 evidence.score,
+                evidence.geometry,
                 min(self.point_threshold, threshold),
                 threshold,
                 self.settings.verdict.min_area_mm2,
             )
-            defects = measure(observation.surface, evidence.score, labels, inverse(observation.part_from_scan))
+            points = PointScores(
+                anomaly_score=evidence.score,
+                raw_score=evidence.raw,
+                agreement=evidence.agreement,
+                views_seen=evidence.views_seen,
+                deviation_mm=evidence.deviation_mm,
+                geometry_score=evidence.geometry,
+                defect_id=labels,
+            )
+            defects = tuple(
+                replace(defect, p_value=p_value(self.good_scores, defect.peak_score))
+                for defect in measure(observation.surface, points, inverse(observation.part_from_scan), self.shape)
+            )
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage, len(judgements))
             pairs = patch_pairs(observation, labels, remembered.patches, self.memory, self.settings)
@@ -235,13 +248,6 @@ class Inspector:
             vertices, vertex = observation.surface.points_mm, np.arange(len(evidence.score))
         else:
             vertices, vertex = scan.vertices_mm, scan.surface_from_vertex
-        points = PointScores(
-            anomaly_score=evidence.score[vertex],
-            raw_score=evidence.raw[vertex],
-            agreement=evidence.agreement[vertex],
-            views_seen=evidence.views_seen[vertex],
-            deviation_mm=evidence.deviation_mm[vertex],
-        )
         blank = self._blank(scan, clock)
         return replace(
             blank,
@@ -252,7 +258,7 @@ class Inspector:
             coverage_total=coverage_total,
             defects=defects,
             vertices_mm=vertices,
-            points=points,
+            points=points.at(vertex),
             views=views,
             part_from_scan=observation.part_from_scan,
             evidence=pairs,
@@ -261,7 +267,6 @@ class Inspector:
     def _blank(self, scan: Scan, clock: Clock) -> Inspection:
         """A result before anything was judged."""
         threshold, false_reject = self.threshold
-        unknown = np.full(len(scan.vertices_mm), np.nan, np.float32)
         return Inspection(
             specimen=scan.specimen,
             source=str(scan.source or ""),
@@ -280,7 +285,7 @@ class Inspector:
             defects=(),
             vertices_mm=scan.vertices_mm,
             faces=scan.faces,
-            points=PointScores(unknown, unknown, unknown, np.zeros(len(unknown), np.int32), unknown),
+            points=PointScores.unknown(len(scan.vertices_mm)),
             good_scores=self.good_scores[np.isfinite(self.good_scores)],
             memory={
                 "folder": None if self.folder is None else str(self.folder.resolve()),

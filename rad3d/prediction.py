@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rad3d.arrays import Mask, Points, ScoreMap, Values
+from rad3d.arrays import Indices, Mask, Points, ScoreMap, Values
 from rad3d.errors import ResultError
 from rad3d.files import atomic_folder
 
@@ -47,7 +47,7 @@ class Prediction:
         views: per view.
         points: (n,) scores of the scan's vertices in file order, NaN = not inspected; None for images.
         areas_mm2: (n,) the surface each vertex stands for.
-        threshold: the calibrated point threshold, NaN without one.
+        defect_id: (n,) the defect each vertex belongs to, 0 = none; None where no defects are looked for.
         fails: the calibrated verdict, None without one.
         centroids_mm: (d, 3) of the defects found.
         defect_areas_mm2: (d,).
@@ -59,7 +59,7 @@ class Prediction:
     views: tuple[ViewPrediction, ...] = ()
     points: Values | None = None
     areas_mm2: Values | None = None
-    threshold: float = np.nan
+    defect_id: Indices | None = None
     fails: bool | None = None
     centroids_mm: Points | None = None
     defect_areas_mm2: Values | None = None
@@ -73,7 +73,6 @@ class Prediction:
             "score": None if np.isnan(self.score) else self.score,
             "complete": self.complete,
             "reason": self.reason,
-            "threshold": None if np.isnan(self.threshold) else self.threshold,
             "fails": self.fails,
             "views": [{"name": v.name, "score": _none(v.score), "box": v.box} for v in self.views],
             "centroids_mm": None if self.centroids_mm is None else self.centroids_mm.tolist(),
@@ -85,7 +84,8 @@ class Prediction:
                 if view.part is not None:
                     PilImage.fromarray(view.part).save(new / f"{view.name}.part.png")
             if self.points is not None and self.areas_mm2 is not None:
-                np.save(new / "points.npy", np.stack([self.points, self.areas_mm2]).astype(np.float32))
+                rows = (self.points, self.areas_mm2, *(() if self.defect_id is None else (self.defect_id,)))
+                np.save(new / "points.npy", np.stack(rows).astype(np.float32))
             (new / "prediction.json").write_text(json.dumps(header, allow_nan=False) + "\n")
 
     @staticmethod
@@ -112,16 +112,17 @@ class Prediction:
                         np.asarray(PilImage.open(part)) > 0 if part.exists() else None,
                     )
                 )
-            points = np.load(folder / "points.npy") if (folder / "points.npy").exists() else (None, None)
+            rows = list(np.load(folder / "points.npy")) if (folder / "points.npy").exists() else []
+            points, areas, defects = (*rows, None, None, None)[:3]
             found = header["centroids_mm"]
             return Prediction(
                 score=_nan(header["score"]),
                 complete=header["complete"],
                 reason=header["reason"],
                 views=tuple(views),
-                points=points[0],
-                areas_mm2=points[1],
-                threshold=_nan(header["threshold"]),
+                points=points,
+                areas_mm2=areas,
+                defect_id=None if defects is None else defects.astype(int),
                 fails=header["fails"],
                 centroids_mm=None if found is None else np.array(found, float).reshape(-1, 3),
                 defect_areas_mm2=None if found is None else np.array(header["defect_areas_mm2"], float),

@@ -5,7 +5,7 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image as PilImage
 
-from rad3d.arrays import Colours, Faces, Image, Matrix3, Points, Pose, ScoreMap, Values
+from rad3d.arrays import Colours, Faces, Image, Indices, Matrix3, Points, Pose, ScoreMap, Values
 from rad3d.errors import Rad3dError, ResultError
 from rad3d.files import atomic_folder
 from rad3d.ply import read_ply, write_ply
@@ -27,6 +27,7 @@ ADDED_SINCE: Mapping[int, Mapping[str, Any]] = {
 """What reports of the versions that can be read lack: it is not known."""
 
 Verdict = Literal["pass", "fail", "incomplete"]
+DefectKind = Literal["missing material", "excess material", "surface only"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Defect:
     """One connected anomalous region of the surface.
 
     `centroid_mm` and `normal` are along the input file's axes, `centroid_part_mm` in the part frame; `extent_mm` are
-    the sides of the oriented box, largest first.
+    the sides of the oriented box, largest first; `deviation_mm` is the height (positive) or depth (negative) that 5 %
+    of it exceed, `volume_mm3` the material in excess or missing (see `rad3d.defects.measure`); `geometry_share` is the
+    part of the score that the shape has, the rest is appearance; `agreement` a mean, `views_seen` the most that saw a
+    point of it; `p_value` how often a good specimen scores as high (NaN: one good specimen does not tell).
     """
 
     id: int
@@ -45,6 +49,13 @@ class Defect:
     extent_mm: tuple[float, float, float]
     peak_score: float
     mean_score: float
+    kind: DefectKind | None = None
+    deviation_mm: float = math.nan
+    volume_mm3: float = math.nan
+    geometry_share: float = math.nan
+    agreement: float = math.nan
+    views_seen: int = 0
+    p_value: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +114,8 @@ class PointScores:
         agreement: (n,) float32, share of the views that see the point and find it anomalous; NaN = unseen.
         views_seen: (n,) int32.
         deviation_mm: (n,) float32, signed distance to where good specimens are; negative = material is missing.
+        geometry_score: (n,) float32, its size in standard deviations of good specimens.
+        defect_id: (n,) int32, the defect that the vertex belongs to; 0 = none.
     """
 
     anomaly_score: Values
@@ -110,6 +123,18 @@ class PointScores:
     agreement: Values
     views_seen: np.ndarray
     deviation_mm: Values
+    geometry_score: Values
+    defect_id: Indices
+
+    @staticmethod
+    def unknown(count: int) -> "PointScores":
+        """Of vertices that were not judged."""
+        nothing, none = np.full(count, np.nan, np.float32), np.zeros(count, np.int32)
+        return PointScores(nothing, nothing, nothing, none, nothing, nothing, none)
+
+    def at(self, rows: Indices) -> "PointScores":
+        """Those of some vertices, in another order."""
+        return PointScores(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,10 +327,16 @@ def _read(report: dict[str, Any], folder: Path) -> Inspection:
         defects=defects,
         vertices_mm=ply.vertices.astype(np.float64) * MM_PER_UNIT[report["unit"]],
         faces=ply.faces,
-        points=PointScores(**{f.name: ply.fields[f.name] for f in fields(PointScores)}),
+        points=replace(PointScores.unknown(len(ply.vertices)), **_known_fields(ply.fields)),
         views=views,
         evidence=evidence,
     )
+
+
+def _known_fields(found: Mapping[str, Values]) -> dict[str, Values]:
+    """Of a scored file's fields those of `PointScores`; the ones that came with version 2 may be missing."""
+    later = ("geometry_score", "defect_id")
+    return {f.name: found[f.name] for f in fields(PointScores) if f.name in found or f.name not in later}
 
 
 _PAIR = ("defect", "view", "specimen", "good_view", "raw_score")

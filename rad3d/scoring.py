@@ -58,8 +58,8 @@ def score_part(judged: Judged) -> PartScores:
     values: dict[str, float] = {}
     curves: dict[str, dict[str, Values]] = {}
 
-    def add(name: str, ranking: Ranking, *, regions: bool, threshold: float = np.nan) -> None:
-        values.update({f"{name} {metric}": v for metric, v in _metrics(ranking, regions, threshold).items()})
+    def add(name: str, ranking: Ranking, *, regions: bool) -> None:
+        values.update({f"{name} {metric}": v for metric, v in _metrics(ranking, regions).items()})
         if ranking.defined:
             curves[name] = ranking.curves()
 
@@ -76,18 +76,18 @@ def score_part(judged: Judged) -> PartScores:
     if any(summary.view_scores for summary in summaries):
         image_scores, image_labels = _images(judged, summaries)
         add("image", rank([image_scores], [image_labels]), regions=False)
-        threshold = next((s.threshold for s in summaries if not np.isnan(s.threshold)), np.nan)
         frames = [PIXELS] + [PART] * any(s.has_part for s in summaries) + [AUTHORS] * all(s.is_rad for s in summaries)
         for frame in frames:
-            _add_with_inspected(values, frame, partial(_pixels, judged, frame), add, threshold)
+            _add_with_inspected(values, frame, partial(_pixels, judged, frame), add)
         if AUTHORS in frames:
             pieces = list(_pixels(judged, AUTHORS))
             values[f"{AUTHORS} AUPRO (authors' code)"] = aupro_rad([p[0] for p in pieces], [p[1] > 0 for p in pieces])
     instances = InstanceCounts()
     if any(summary.has_points for summary in summaries):
-        threshold = next((s.threshold for s in summaries if not np.isnan(s.threshold)), np.nan)
         for name, weighted in (("point", False), ("point by area", True)):
-            _add_with_inspected(values, name, partial(_points, judged, weighted), add, threshold, weighted=weighted)
+            _add_with_inspected(values, name, partial(_points, judged, weighted), add, weighted=weighted)
+            if any(summary.has_defects for summary in summaries):
+                values[f"{name} F1 of found defects"] = _found_f1(judged, weighted)
         instances = sum((_instances(sample, load()) for sample, load in judged), InstanceCounts())
         if any(summary.has_defects for summary in summaries):
             values["defect precision"] = instances.precision
@@ -103,7 +103,6 @@ class _Summary:
     score: float
     complete: bool
     fails: bool | None
-    threshold: float
     view_scores: tuple[float, ...]
     has_part: bool
     is_rad: bool
@@ -116,7 +115,6 @@ def _summary(prediction: Prediction) -> _Summary:
         prediction.score,
         prediction.complete,
         prediction.fails,
-        prediction.threshold,
         tuple(view.score for view in prediction.views),
         any(view.part is not None for view in prediction.views),
         bool(prediction.views) and all(view.box == RAD_CROP for view in prediction.views),
@@ -125,11 +123,9 @@ def _summary(prediction: Prediction) -> _Summary:
     )
 
 
-def _metrics(ranking: Ranking, regions: bool, threshold: float) -> dict[str, float]:
+def _metrics(ranking: Ranking, regions: bool) -> dict[str, float]:
     best, _ = ranking.f1_max()
     values = {"AUROC": ranking.auroc(), "AP": ranking.average_precision(), "F1-max": best}
-    if not np.isnan(threshold):
-        values["F1 at threshold"] = ranking.f1_at(threshold)
     if regions:
         aupro = ranking.aupro()
         values |= {f"AUPRO@{limit:g}": value for limit, value in zip(AUPRO_LIMITS, aupro, strict=True)}
@@ -151,12 +147,11 @@ def _add_with_inspected(
     name: str,
     pieces: Callable[[], Iterator[_Piece]],
     add: Callable[..., None],
-    threshold: float,
     *,
     weighted: bool = False,
 ) -> None:
     """All, and beside it the inspected ones only with the share left out."""
-    add(name, _ranked(pieces(), weighted), regions=True, threshold=threshold)
+    add(name, _ranked(pieces(), weighted), regions=True)
     left_out = total = 0.0
     for score, _, weight in pieces():
         weight = np.ones(score.shape) if weight is None else weight
@@ -165,7 +160,7 @@ def _add_with_inspected(
     if left_out:
         inspected = ((s[k], r[k], None if w is None else w[k]) for s, r, w in pieces() for k in [~np.isnan(s)])
         ranking = _ranked(inspected, weighted)
-        values.update({f"{name} (inspected) {m}": v for m, v in _metrics(ranking, True, threshold).items()})
+        values.update({f"{name} (inspected) {m}": v for m, v in _metrics(ranking, True).items()})
 
 
 def _verdict_f1(labels: np.ndarray, fails: Sequence[bool]) -> float:
@@ -247,6 +242,19 @@ def _points(judged: Judged, weighted: bool) -> Iterator[_Piece]:
         labels, prediction = sample.load_point_labels(), load()
         if labels is not None and prediction.points is not None:
             yield prediction.points, labels.instance, prediction.areas_mm2 if weighted else None
+
+
+def _found_f1(judged: Judged, weighted: bool) -> float:
+    """F1 of the points that belong to found defects, as labelled ones; NaN without labels."""
+    hits = found = labelled = 0.0
+    for sample, load in judged:
+        labels, prediction = sample.load_point_labels(), load()
+        if labels is not None and prediction.areas_mm2 is not None and prediction.defect_id is not None:
+            weight = prediction.areas_mm2 if weighted else np.ones(len(prediction.areas_mm2))
+            ours, theirs = prediction.defect_id > 0, labels.instance > 0
+            hits += float(weight[ours & theirs].sum())
+            found, labelled = found + float(weight[ours].sum()), labelled + float(weight[theirs].sum())
+    return 2 * hits / (found + labelled) if labelled else np.nan
 
 
 def _instances(sample: Sample, prediction: Prediction) -> InstanceCounts:

@@ -4,6 +4,8 @@ MRAD's probabilities per view -> back-projected on the visible surface -> mean o
 they rank places and specimens, and the verdict stays incomplete.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -52,7 +54,6 @@ def inspect_zero_shot(expert: Expert, scan: Scan, settings: Settings | None = No
         vertices, vertex = surface.points_mm, np.arange(len(fused.score))
     else:
         vertices, vertex = scan.vertices_mm, scan.surface_from_vertex
-    unknown = np.full(len(vertices), np.nan, np.float32)
     tree = cKDTree(surface.points_mm)
     return Inspection(
         specimen=scan.specimen,
@@ -72,7 +73,12 @@ def inspect_zero_shot(expert: Expert, scan: Scan, settings: Settings | None = No
         defects=(),
         vertices_mm=vertices,
         faces=scan.faces,
-        points=PointScores(fused.score[vertex], fused.score[vertex], unknown, fused.views_seen[vertex], unknown),
+        points=replace(
+            PointScores.unknown(len(vertex)),
+            anomaly_score=fused.score[vertex],
+            raw_score=fused.score[vertex],
+            views_seen=fused.views_seen[vertex],
+        ),
         views=tuple(_view_scores(view, tree, fused.score) for view in views),
     )
 

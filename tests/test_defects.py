@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from rad3d.defects import measure, oriented_extent, regions
+from rad3d.deviation import ReferenceShape
 from rad3d.geometry import rotation_about, translation
+from rad3d.result import PointScores
 from rad3d.scan import Surface
 
 
@@ -20,15 +22,21 @@ def patch(surface, x, y, w, h):
     return (p[:, 0] > x) & (p[:, 0] < x + w) & (p[:, 1] > y) & (p[:, 1] < y + h)
 
 
+def scored(scores, labels, deviation=0.0, geometry=0.0):
+    """Scores of points that three views see and all find anomalous where they are."""
+    full = [np.broadcast_to(np.asarray(v, float), scores.shape) for v in (scores, deviation, geometry)]
+    return PointScores(full[0], full[0], full[0] * 0 + 0.5, 3 + 0 * labels, full[1], full[2], labels)
+
+
 def test_two_defects_are_found_measured_and_placed():
     surface = plate()
     scores = np.zeros(len(surface.points_mm))
     scores[patch(surface, 2, 3, 4, 2)] = 5
     scores[patch(surface, 20, 20, 3, 3)] = 9
     scores[patch(surface, 10, 25, 2, 2)] = 1.5  # never above the high threshold
-    labels = regions(surface, scores, low=1, high=4)
+    labels = regions(surface, scores, 0 * scores, low=1, high=4)
     scan_from_part = translation((100.0, 0.0, 0.0)) @ rotation_about(np.array([0.0, 0.0, 1.0]), np.pi / 2)
-    first, second = measure(surface, scores, labels, scan_from_part)
+    first, second = measure(surface, scored(scores, labels), scan_from_part)
     assert first.peak_score == 9
     assert first.area_mm2 == pytest.approx(9)
     assert first.centroid_part_mm == pytest.approx((21.5, 21.5, 0))
@@ -43,9 +51,9 @@ def test_a_region_grows_to_the_low_threshold_and_small_regions_go():
     scores = np.zeros(len(surface.points_mm))
     scores[patch(surface, 5, 5, 6, 6)] = 2.6
     scores[patch(surface, 7, 7, 1, 1)] = 5
-    labels = regions(surface, scores, low=1, high=4)
+    labels = regions(surface, scores, 0 * scores, low=1, high=4)
     assert (labels > 0).sum() * 0.25 == pytest.approx(36)
-    assert not regions(surface, scores, 1, 4, min_area_mm2=40).any()
+    assert not regions(surface, scores, 0 * scores, 1, 4, min_area_mm2=40).any()
 
 
 def test_the_blur_of_a_strong_defect_is_no_part_of_it_and_hides_no_other():
@@ -53,7 +61,7 @@ def test_the_blur_of_a_strong_defect_is_no_part_of_it_and_hides_no_other():
     distance = np.linalg.norm(surface.points_mm[:, :2] - (10, 10), axis=1)
     scores = 100 * np.exp(-np.maximum(distance - 2, 0))  # a disc of radius 2 mm whose blur stays above 4 for 3 mm
     scores[patch(surface, 20, 20, 2, 2)] = 6
-    labels = regions(surface, scores, low=2, high=4)
+    labels = regions(surface, scores, 0 * scores, low=2, high=4)
     assert labels.max() == 2
     assert distance[labels == 1].max() < 3.5
     assert (labels == 2).sum() * 0.25 == pytest.approx(4)
@@ -67,15 +75,60 @@ def test_two_sides_of_a_thin_wall_are_two_defects():
         np.concatenate([front.areas_mm2, back.areas_mm2]),
     )
     scores = np.where(np.concatenate([patch(front, 5, 5, 3, 3), patch(back, 5, 5, 3, 3)]), 9.0, 0.0)
-    assert regions(both, scores, 1, 4).max() == 2
+    assert regions(both, scores, 0 * scores, 1, 4).max() == 2
 
 
 def test_not_inspected_points_are_in_no_region():
     surface = plate()
     scores = np.full(len(surface.points_mm), np.nan)
-    assert not regions(surface, scores, 1, 4).any()
+    assert not regions(surface, scores, 0 * scores, 1, 4).any()
 
 
 def test_extent_follows_the_region_not_the_axes():
     stick = np.stack([np.linspace(0, 10, 50)] * 2 + [np.zeros(50)], axis=1)
     assert oriented_extent(stick) == pytest.approx([np.sqrt(200), 0, 0], abs=1e-9)
+
+
+def test_a_shallow_part_of_a_deep_defect_belongs_to_it_but_the_blur_of_its_look_does_not():
+    surface = plate()
+    distance = np.linalg.norm(surface.points_mm[:, :2] - (10, 10), axis=1)
+    geometry = np.where(distance < 4, 60 * (1 - distance / 5), 0)  # a cone: its rim scores a fifth of its middle
+    scores = geometry + 20 * np.exp(-((distance / 5) ** 2))
+    labels = regions(surface, scores, geometry, low=1, high=5)
+    assert labels.max() == 1
+    assert (labels > 0).sum() * 0.25 == pytest.approx(np.pi * 4**2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind"), [(-2.0, "missing material"), (1.5, "excess material"), (0.0, "surface only")]
+)
+def test_a_defect_of_material_has_its_kind_depth_and_volume(depth, kind):
+    """A square pit (or pad) of 6 x 6 mm: floor and four walls, each wall square to the reference."""
+    reference = plate(step_mm=0.25)
+    there = patch(reference, 12, 12, 6, 6)
+    deviation = np.where(there, depth, 0.0)
+    floor = reference.points_mm + deviation[:, None] * (0, 0, 1)
+    height = (np.arange(8) + 0.5) / 8 * depth
+    along = np.arange(12, 18, 0.25) + 0.125
+    x, z = (v.ravel() for v in np.meshgrid(along, height))
+    wall = np.stack([x, np.full(x.size, 12.0), z], axis=1)
+    turns = [rotation_about(np.array([0, 0, 1.0]), k * np.pi / 2, np.array([15.0, 15, 0])) for k in range(4)]
+    sides = [(turn[:3, :3] @ wall.T).T + turn[:3, 3] for turn in turns]
+    outwards = [np.tile(turn[:3, :3] @ (0, -np.sign(depth), 0), (len(wall), 1)) for turn in turns]
+    area = 0.25 * abs(depth) / 8
+    surface = Surface(
+        np.concatenate([floor, *sides]),
+        np.concatenate([reference.normals, *outwards]),
+        np.concatenate([reference.areas_mm2, np.full(4 * len(wall), area)]),
+    )
+    labels = np.concatenate([there, np.ones(4 * len(wall), bool)]).astype(np.int32)
+    deviation = np.concatenate([deviation, np.tile(wall[:, 2], 4)])
+    scores = np.where(labels > 0, 20.0, 0.0)
+    geometry = np.abs(deviation) / 0.1
+    (defect,) = measure(surface, scored(scores, labels, deviation, geometry), np.eye(4), ReferenceShape(reference))
+    assert defect.kind == kind
+    assert defect.deviation_mm == pytest.approx(depth)
+    assert defect.volume_mm3 == pytest.approx(36 * depth, rel=1e-6, abs=1e-9)
+    assert (defect.views_seen, defect.agreement) == (3, 0.5)
+    (unknown,) = measure(surface, scored(scores, labels, deviation, geometry), np.eye(4))
+    assert np.isnan(unknown.volume_mm3)

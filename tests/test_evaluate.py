@@ -375,8 +375,9 @@ def test_points_areas_and_instances(tmp_path):
     centre = bad.load_scan().vertices_mm[dent].mean(axis=0)
     found = [np.array([[5.0, 5.0, 0.0]]), np.array([centre, centre + 30])]
     sizes = [np.array([4.0]), np.array([areas[1][dent].sum(), 1.0])]
+    ids = [(score > 0.9).astype(np.int32) for score in scores]
     judged = [
-        (s, lambda i=i: Prediction(float(i), True, "", (), scores[i], areas[i], 0.9, bool(i), found[i], sizes[i]))
+        (s, lambda i=i: Prediction(float(i), True, "", (), scores[i], areas[i], ids[i], bool(i), found[i], sizes[i]))
         for i, s in enumerate((good, bad))
     ]
     part = score_part(judged)
@@ -389,7 +390,10 @@ def test_points_areas_and_instances(tmp_path):
     assert values["point not inspected"] == 200 / 3200
     assert values["point by area not inspected"] == pytest.approx(areas[1][:200].sum() / np.sum(areas))
     hits = ((pooled > 0.9) & labels).sum()
-    assert values["point F1 at threshold"] == pytest.approx(2 * hits / ((pooled > 0.9).sum() + labels.sum()))
+    assert values["point F1 of found defects"] == pytest.approx(2 * hits / ((pooled > 0.9).sum() + labels.sum()))
+    weight = np.concatenate(areas)
+    both, ours = weight[(pooled > 0.9) & labels].sum(), weight[pooled > 0.9].sum()
+    assert values["point by area F1 of found defects"] == pytest.approx(2 * both / (ours + weight[labels].sum()))
     assert part.instances == InstanceCounts(1, 2, 0)
     assert (values["defect precision"], values["defect recall"], values["defect F1"]) == (1 / 3, 1.0, 0.5)
     assert values["specimen F1 at threshold"] == 1.0
@@ -402,7 +406,7 @@ def test_predictions_come_back_as_they_were(tmp_path):
     view = ViewPrediction("007", np.nan, scores, RAD_CROP, part)
     areas = np.array([0.5, 0.25])
     points, found = np.array([np.nan, 1.0]), (np.ones((1, 3)), np.ones(1))
-    one = Prediction(np.nan, False, "why", (view,), points, areas, 0.5, True, *found)
+    one = Prediction(np.nan, False, "why", (view,), points, areas, np.array([0, 2]), True, *found)
     one.save(tmp_path / "p")
     back = Prediction.load(tmp_path / "p")
     np.testing.assert_array_equal(back.views[0].scores, scores)
@@ -410,7 +414,8 @@ def test_predictions_come_back_as_they_were(tmp_path):
     assert (back.views[0].box, np.isnan(back.score), back.complete, back.reason) == (RAD_CROP, True, False, "why")
     np.testing.assert_array_equal(back.points, one.points)
     np.testing.assert_array_equal(back.areas_mm2, areas)
-    assert (back.threshold, back.fails, back.centroids_mm.tolist()) == (0.5, True, [[1, 1, 1]])
+    np.testing.assert_array_equal(back.defect_id, [0, 2])
+    assert (back.fails, back.centroids_mm.tolist()) == (True, [[1, 1, 1]])
     (tmp_path / "p" / "prediction.json").write_text("{")
     with pytest.raises(ResultError, match="evaluate again"):
         Prediction.load(tmp_path / "p")

@@ -40,7 +40,7 @@ def inspection():
         defects=(Defect(1, PLACE, (9.0, 8.0, 7.0), (0.0, 0.0, 1.0), 2.5, (2.0, 1.0, float("nan")), 5.0, 2.0),),
         vertices_mm=np.array(mesh.vertices),
         faces=np.array(mesh.faces),
-        points=PointScores(score, score, score, np.ones(8, np.int32), score),
+        points=PointScores(score, score, score, np.ones(8, np.int32), score, score, np.zeros(8, np.int32)),
     )
 
 

@@ -53,7 +53,9 @@ def inspection():
         defects=(Defect(1, at, at, (0, 0, -1.0), 12.0, (4.0, 3.0, 0.1), 3.0, 2.0),),
         vertices_mm=vertices,
         faces=None,
-        points=PointScores(score, score, np.clip(score, 0, 1), np.ones(400, np.int32), score - 1),
+        points=PointScores(
+            score, score, np.clip(score, 0, 1), np.ones(400, np.int32), score - 1, score, np.zeros(400, np.int32)
+        ),
         views=(view,),
     )
 

@@ -4,12 +4,15 @@ Results are synthetic here: a ball with made-up scores.
 """
 
 import logging
-import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -20,12 +23,13 @@ from rad3d.camera import Camera
 from rad3d.defects import PEAK_SHARE
 from rad3d.errors import ResultError
 from rad3d.geometry import inverse, look_at, random_rotation, transform_points, translation
+from rad3d.ply import write_ply
 from rad3d.result import Defect, Inspection, PointScores, ViewScores
 from rad3d.scan import Scan
 from rad3d.viewers.segmenting import Segmenter
 
 pytest.importorskip("viser", reason="the extra `viewer` is not installed")
-from rad3d.viewers.live import serve, shown
+from rad3d.viewers.live import OWN_COLOUR, serve, shown
 
 PEAKS = ((np.array([20.0, 0, 0]), 4.0), (np.array([0, -20.0, 0]), 2.0))
 
@@ -58,7 +62,15 @@ def inspection(name="ball", cloud=False):
         defects=defects,
         vertices_mm=vertices,
         faces=None if cloud else np.asarray(mesh.faces),
-        points=PointScores(score, score, score / 5, np.ones(len(score), np.int32), vertices[:, 2].astype(np.float32)),
+        points=PointScores(
+            score,
+            score,
+            score / 5,
+            np.ones(len(score), np.int32),
+            vertices[:, 2].astype(np.float32),
+            0 * score,
+            np.zeros(len(score), np.int32),
+        ),
     )
 
 
@@ -162,6 +174,39 @@ def test_more_points_than_a_browser_draws_are_thinned():
     assert sent < 20e6
 
 
+def test_own_colours_come_from_the_scan_while_it_is_there(tmp_path, caplog):
+    item = replace(inspection(), source=str(tmp_path / "ball.ply"))
+    assert OWN_COLOUR not in shown(item).colours  # the file is missing
+    own = np.random.default_rng(0).integers(0, 255, (len(item.vertices_mm), 3), np.uint8)
+    write_ply(tmp_path / "ball.ply", item.vertices_mm, item.faces, colours=own)
+    display = shown(item)
+    nearest = np.linalg.norm(display.vertices_mm[:, None] - item.vertices_mm[None, ::50], axis=2).argmin(axis=0)
+    np.testing.assert_array_equal(display.colours[OWN_COLOUR]()[nearest], own[::50])
+    write_ply(tmp_path / "ball.ply", item.vertices_mm[:99], colours=own[:99])
+    assert OWN_COLOUR not in shown(item).colours  # another scan by now
+    (tmp_path / "ball.ply").write_bytes(b"ply\n")
+    assert OWN_COLOUR not in shown(item).colours
+    assert "ball.ply" in caplog.text
+
+
+def test_ends_cleanly_on_ctrl_c(tmp_path):
+    folder, port = inspection().save(tmp_path / "out"), free_port()
+    code = "import sys; from rad3d.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "view", str(folder), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        said = next(line for line in process.stderr if "showing at" in line)
+        with urlopen(f"http://127.0.0.1:{port}", timeout=60) as page:
+            assert b"<html" in page.read()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert f"http://127.0.0.1:{port}" in said
+    assert process.returncode == 0
+    assert "viewer ended" in rest
+    assert "Traceback" not in rest
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
 def test_nothing_to_show_is_an_error():
     with pytest.raises(ResultError, match="at least one thing"):
         serve([])
@@ -188,8 +233,6 @@ CLIP = {"x": 0, "y": 160, "width": 600, "height": 440}
 def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
-    if not os.environ.get("RAD3D_TEST_LIVE"):
-        pytest.skip("RAD3D_TEST_LIVE is not set: software WebGL draws the live viewer too slowly on a busy machine")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as running:
         chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -216,7 +259,7 @@ def blue(picture):
     return picture[..., 2] > picture[..., 0] + 40
 
 
-def test_browser_shows_switches_and_flies(browser, served, tmp_path):
+def test_browser_shows_switches_and_flies(browser, served, tmp_path, pictures):
     name = "<img src=x onerror=alert(1)>"
     viewer = served([inspection(name)])
     wrong = []
@@ -243,5 +286,17 @@ def test_browser_shows_switches_and_flies(browser, served, tmp_path):
     tab.get_by_text("1 defect", exact=True).wait_for()
     viewer.mode.value = "Signed deviation [mm]"
     coloured(tab, tmp_path / "deviation.png", lambda picture: blue(picture).mean() > 0.02)
+
+    with tab.expect_download(timeout=PATIENCE_MS) as download:
+        tab.get_by_role("button", name="Save picture").click()
+    download.value.save_as(tmp_path / "saved.png")
+    saved = np.asarray(Image.open(tmp_path / "saved.png").convert("RGB")).astype(int)
+    assert saved.shape[0] == tab.viewport_size["height"]  # as it is seen
+    assert blue(saved).mean() > 0.02
+
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.get_by_role("button", name="Save picture").wait_for()
+    tab.screenshot(path=pictures / "live-390x844.png", timeout=PATIENCE_MS)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert wrong == []
     tab.close()

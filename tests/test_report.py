@@ -54,6 +54,8 @@ def inspection(name="plate-1", peaks=PEAKS, cloud=False, seen=True, views=2):
         agreement=np.where(judged, score > 1, np.nan).astype(np.float32),
         views_seen=np.where(judged, 3, 0).astype(np.int32),
         deviation_mm=np.where(judged, 0.1 * np.sin(vertices[:, 1] / 4), np.nan).astype(np.float32),
+        geometry_score=np.where(judged, 0.5 * score, np.nan).astype(np.float32),
+        defect_id=(np.nan_to_num(score) > 1).astype(np.int32),
     )
     caster, shots = RayCaster(vertices, np.asarray(mesh.faces)), []
     for k in range(views):
@@ -219,7 +221,7 @@ def test_large_cloud_stays_small(tmp_path, failed):
         failed,
         vertices_mm=trimesh.unitize(rng.standard_normal((n, 3))) * 40,
         faces=None,
-        points=PointScores(score, score / 5, score / 3, seen, score - 0.2),
+        points=PointScores(score, score / 5, score / 3, seen, score - 0.2, score, 0 * seen),
         defects=(),
     )
     path = write_report([large], tmp_path / "large.html")
@@ -246,8 +248,7 @@ def test_nothing_inspected_is_no_number():
 
 def emptied(item):
     """A capture that was not registered: no surface, no views, nothing judged."""
-    nothing = np.empty(0, np.float32)
-    points = PointScores(nothing, nothing, nothing, np.empty(0, np.int32), nothing)
+    points = PointScores.unknown(0)
     bare = replace(item, vertices_mm=np.empty((0, 3)), faces=None, points=points, views=(), defects=(), evidence=())
     return replace(
         bare, verdict="incomplete", reason="not registered: too few points", score=float("nan"), coverage=0.0

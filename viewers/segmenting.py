@@ -1,15 +1,14 @@
 """Defects of a finished inspection at another threshold, as `rad3d.inspector` would have found them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Values
 from rad3d.defects import measure, regions
 from rad3d.geometry import inverse
-from rad3d.result import Defect, Inspection
+from rad3d.result import Defect, Inspection, PointScores
 from rad3d.scan import Scan, Surface
 
 
@@ -20,12 +19,12 @@ class Segmenter:
     inspection: Inspection
 
     @cached_property
-    def _scored(self) -> tuple[Surface, Values]:
-        """The surface that is judged, and its scores: refined points take that of the nearest vertex."""
+    def _scored(self) -> tuple[Surface, PointScores]:
+        """The surface that is judged, and its scores: refined points take those of the nearest vertex."""
         inspection = self.inspection
         surface = Scan("shown", vertices_mm=inspection.vertices_mm, faces=inspection.faces).surface
         _, nearest = cKDTree(inspection.vertices_mm).query(surface.points_mm)
-        return surface, inspection.points.anomaly_score[nearest]
+        return surface, inspection.points.at(nearest)
 
     @property
     def usual(self) -> float:
@@ -42,10 +41,11 @@ class Segmenter:
         """Defects with a peak above `threshold`, worst first, along the axes of the inspection's vertices."""
         if threshold == self.usual:
             return self.inspection.defects
-        surface, scores = self._scored
+        surface, points = self._scored
         least_area = self.inspection.settings.get("verdict", {}).get("min_area_mm2", 0.0)
         low = min(self.inspection.point_threshold, threshold)
         pose = self.inspection.part_from_scan
         part_from_scan = np.eye(4) if pose is None else pose
-        labels = regions(surface, scores, low, threshold, least_area)
-        return measure(surface.moved(part_from_scan), scores, labels, inverse(part_from_scan))
+        labels = regions(surface, points.anomaly_score, points.geometry_score, low, threshold, least_area)
+        points = replace(points, defect_id=labels)
+        return measure(surface.moved(part_from_scan), points, inverse(part_from_scan))
