@@ -135,9 +135,10 @@ class Encoder:
         for batch in self._batches(images):
             with torch.inference_mode(), self._autocast():
                 ordinary, values = _two_paths(self._model, batch)
+                patches.append(self._model.norm(values)[:, 1:].float().cpu())
+            with torch.inference_mode():
                 # MRAD projects the class token without the final LayerNorm.
                 image.append(torch.nn.functional.normalize(ordinary[:, 0].float() @ projection.T, dim=-1).cpu())
-                patches.append(self._model.norm(values)[:, 1:].float().cpu())
         if not image:
             return ClipFeatures(torch.zeros(0, len(projection)), torch.zeros(0, *self.grid_hw, self.channels))
         tokens = torch.cat(patches)

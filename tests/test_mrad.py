@@ -112,6 +112,18 @@ def test_training_beats_chance_and_keeps_the_best(
     )
 
 
+def test_features_of_a_bfloat16_encoder_are_float32_and_train() -> None:
+    encoder = Encoder.load(EncoderSettings("clip-b16-q8", input_hw=(SIZE, SIZE), precision="bfloat16"))
+    images, masks = scenes(4, seed=1)
+    features = encoder.encode_clip(images)
+    assert features.image.dtype == features.patches.dtype == torch.float32
+    assert features.image.norm(dim=-1) == pytest.approx(1.0, abs=1e-5)
+    memory = LabelledMemory.of(features, list(masks), names(4), encoder.fingerprint)
+    maps, losses = train_tuned(memory, Examples(features, masks))
+    assert np.isfinite(losses).all()
+    assert torch.isfinite(score_tuned(maps, memory, features, encoder.fingerprint).maps).all()
+
+
 def test_the_seed_decides_all(auxiliary: tuple[LabelledMemory, Examples]) -> None:
     memory, examples = auxiliary
 
