@@ -14,7 +14,7 @@ from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 
 ANOMALOUS = 3.0
-"""Standard deviations above the usual at which a single view counts as finding a point anomalous (agreement)."""
+"""Standard deviations above the usual at which a single view, or shape that no view shows, is found anomalous."""
 
 SMOOTH_MM = 0.7
 """Radius over which the fused score is averaged: a lone noisy point is no defect."""
@@ -52,7 +52,7 @@ class Evidence:
     """Per surface point, (n,) each; NaN where not inspected.
 
     Args:
-        score: what the verdict uses.
+        score: what the verdict uses; where no view sees the surface, geometry alone, and only if it is anomalous.
         raw: fused 1 - cosine similarity.
         appearance: fused, in standard deviations of good specimens at that place.
         geometry: |deviation| in standard deviations, averaged like the score.
@@ -103,7 +103,9 @@ def gather(
     appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)
     raw = fuse(seen[1], "mean").score
     deviation, geometry = _geometry(observation, remembered, good)
-    score = np.maximum(appearance.score, 0) + geometry
+    # surface that no view shows is never good, but where its shape alone is anomalous that is told
+    unseen = np.where(geometry > ANOMALOUS, geometry, np.nan)
+    score = np.where(np.isfinite(appearance.score), np.maximum(appearance.score, 0) + geometry, unseen)
     return Evidence(
         score=smoothed(observation, score).astype(np.float32),
         raw=raw,

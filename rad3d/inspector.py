@@ -160,9 +160,9 @@ class Inspector:
         check_names(scans)
         encoder = Encoder.load(settings.encoder) if expert is None else expert.encoder
         settings = replace(settings, encoder=encoder.settings)
-        surface, scans = reference_surface(scans, nominal)
+        surface, symmetries, scans = reference_surface(scans, nominal)
         shape = ReferenceShape(surface)
-        reference = build_reference(shape.surface)
+        reference = build_reference(shape.surface, symmetries)
         cameras, inspectable = look_from(nominal or scans[0], settings, encoder) if not scans[0].views else ((), None)
         looks = [(scan, cameras) for scan in scans] if len(scans) > 1 else seen_twice(scans[0], cameras, shape)
         observations = [
@@ -299,7 +299,8 @@ class Inspector:
 
     def _coverage(self, observation: Observation, evidence: Evidence) -> tuple[float, float]:
         """Judged area shares of the inspectable and of the whole reference."""
-        judged = observation.surface.points_mm[np.isfinite(evidence.score)]
+        seen = evidence.views_seen > 0
+        judged = observation.surface.points_mm[seen]
         if not len(judged):
             return 0.0, 0.0
         reached = np.isfinite(
@@ -309,7 +310,7 @@ class Inspector:
         inspectable = float((area * self.inspectable).sum())
         covered = float((area * (reached & self.inspectable)).sum())
         own = observation.surface.areas_mm2
-        total = float(own[np.isfinite(evidence.score)].sum() / own.sum())
+        total = float(own[seen].sum() / own.sum())
         return covered / inspectable if inspectable else 0.0, total
 
     def _verdict(self, defects: int, coverage: float, judged: int) -> tuple[Verdict, str]:

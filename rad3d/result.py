@@ -109,7 +109,8 @@ class PointScores:
     """Scores of every vertex of the scan, in the order of its file.
 
     Args:
-        anomaly_score: (n,) float32, the fused score that the verdict uses; higher is worse, NaN = not inspected.
+        anomaly_score: (n,) float32, the fused score that the verdict uses; higher is worse, NaN = not inspected. Where
+            no view sees the surface it is that of its shape, and only if that is anomalous.
         raw_score: (n,) float32, 1 - cosine similarity, fused.
         agreement: (n,) float32, share of the views that see the point and find it anomalous; NaN = unseen.
         views_seen: (n,) int32.
@@ -282,7 +283,7 @@ def load_result(folder: str | Path) -> Inspection:
             folder, expected="the folder of a result with report.json", got=f"{error}", remedy="inspect again"
         ) from error
     version = report.pop("schema_version", None) if isinstance(report, dict) else None
-    if version not in ADDED_SINCE:
+    if not isinstance(version, int) or version not in ADDED_SINCE:
         raise ResultError(
             folder / "report.json",
             expected=f"schema_version {' or '.join(map(str, ADDED_SINCE))}",
