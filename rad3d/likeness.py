@@ -71,7 +71,7 @@ def patch_pairs(
 
 
 def picture_of(image: Image) -> bytes:
-    """An encoder input (H, W, 3) as the memory keeps it: WebP, some 10 kB."""
+    """An encoder input (H, W, 3) as the memory keeps it: WebP, some 5 kB of a rendered view."""
     file = BytesIO()
     PilImage.fromarray(image).save(file, "WEBP", quality=85, method=2)
     return file.getvalue()

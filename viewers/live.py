@@ -5,20 +5,22 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rad3d.arrays import Colours, Faces, Image, Points, Vector
-from rad3d.errors import DependencyError, ResultError
+from rad3d.errors import DependencyError, Rad3dError, ResultError
 from rad3d.geometry import bounding_sphere, inverse, unit
+from rad3d.io import read_scan
 from rad3d.memory import Memory
 from rad3d.result import UNSEEN_GREY, Defect, Inspection, ViewScores
 from rad3d.scan import Scan
 from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, Quantity, colour_stops, quantities
 from rad3d.viewers.display import thinned
 from rad3d.viewers.measures import defect_measures, number
-from rad3d.viewers.pictures import close_up, overlay, pair_caption, patch_pair
+from rad3d.viewers.pictures import close_up, on_white, overlay, pair_caption, patch_pair
 from rad3d.viewers.segmenting import Segmenter
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ GAP = 0.25
 """Between specimens side by side, as share of the widest."""
 BUTTON = (72, 86, 102)
 LIGHT = 0.8
+FIELD_OF_VIEW = 0.75
+"""Radians, of the height."""
 PANEL_PIXELS = 560
 STEPS = 16
 """Pictures of a flight to a defect."""
@@ -68,16 +72,22 @@ class Shown:
 def shown(item: Inspection | Scan | Memory) -> Shown:
     """Prepare a result, a scan or a memory for display."""
     if isinstance(item, Inspection):
+        _check_surface(item.specimen, item.vertices_mm)
         rank = np.nan_to_num(item.points.anomaly_score, nan=-np.inf)
         kept, faces = _kept(item.vertices_mm, item.faces, rank)
         by_title = {
             q.title: Quantity(q.name, q.label, q.unit, q.scale, q.values[kept], q.low, q.high) for q in quantities(item)
         }
+        by_mode: dict[str, Callable[[], Colours]] = {title: quantity.colours for title, quantity in by_title.items()}
+        own_colours = _own_colours(item)
+        if own_colours is not None:
+            drawn = own_colours[kept]
+            by_mode[OWN_COLOUR] = lambda: drawn
         return Shown(
             name=item.specimen,
             vertices_mm=item.vertices_mm[kept].astype(np.float32),
             faces=faces,
-            colours={title: quantity.colours for title, quantity in by_title.items()},
+            colours=by_mode,
             quantities=by_title,
             original=len(item.vertices_mm),
             inspection=item,
@@ -100,9 +110,26 @@ def shown(item: Inspection | Scan | Memory) -> Shown:
     return _plain(f"{part}: {int(placed.sum()):,} remembered patches", positions[placed], None, colours)
 
 
-def _plain(name: str, vertices: Points, faces: Faces | None, own: Colours | None) -> Shown:
+def _check_surface(name: str, vertices: Points) -> None:
     if not len(vertices):
-        raise ResultError(name, expected="a surface to show", got="none", remedy="show its images instead")
+        raise ResultError(name, expected="a surface to show", got="none", remedy="look at its images instead")
+
+
+def _own_colours(inspection: Inspection) -> Colours | None:
+    """Colours of the scan that a result is of, None where its file is gone, has changed or has no colours."""
+    if not Path(inspection.source).is_file():
+        return None
+    try:
+        scan = read_scan(inspection.source, unit=inspection.unit)
+    except Rad3dError as error:
+        log.warning("without its own colours: %s", error)
+        return None
+    same = scan.vertices_mm.shape == inspection.vertices_mm.shape
+    return scan.colours if same else None
+
+
+def _plain(name: str, vertices: Points, faces: Faces | None, own: Colours | None) -> Shown:
+    _check_surface(name, vertices)
     kept, thin = _kept(vertices, faces, np.zeros(len(vertices)))
     colours = np.full((len(kept), 3), 190, np.uint8) if own is None else own[kept]
     return Shown(name, vertices[kept].astype(np.float32), thin, {OWN_COLOUR: lambda: colours}, original=len(vertices))
@@ -213,16 +240,26 @@ class Viewer:
         scene = self.server.scene
         scene.set_up_direction("+z")
         scene.configure_default_lights(cast_shadow=False)
-        eye = self._centre + 2.6 * self._radius * unit(np.array([-0.55, -0.85, 0.6]))
         camera = self.server.initial_camera
-        camera.position, camera.look_at = _triple(eye), _triple(self._centre)
-        camera.fov, camera.near, camera.far = 0.75, 0.005 * self._radius, 100 * self._radius
+        camera.position, camera.look_at = self._from_afar(1.0), _triple(self._centre)
+        camera.fov, camera.near, camera.far = FIELD_OF_VIEW, 0.005 * self._radius, 100 * self._radius
+        self.server.on_client_connect(self._fit)
         for index, (item, offset) in enumerate(self._placed()):
             low = item.vertices_mm.min(axis=0) + offset
             high = item.vertices_mm.max(axis=0) + offset
             top = ((low + high) / 2)[:2].tolist()
             if len(self.items) > 1:
                 scene.add_label(f"/name/{index}", item.name, position=(*top, float(high[2] + 0.1 * self._radius)))
+
+    def _from_afar(self, aspect: float) -> tuple[float, float, float]:
+        """A place that sees everything in a window of that width by height."""
+        distance = 1.15 * self._radius / np.sin(FIELD_OF_VIEW / 2) / min(1.0, aspect)
+        return _triple(self._centre + distance * unit(np.array([-0.55, -0.85, 0.6])))
+
+    def _fit(self, client: Any) -> None:
+        """Step back where the window is narrower than high, as on a phone."""
+        client.camera.position = self._from_afar(client.camera.aspect)
+        client.camera.look_at = _triple(self._centre)
 
     def _controls(self) -> None:
         gui = self.server.gui
@@ -456,10 +493,11 @@ class Viewer:
 
         from PIL import Image as PilImage
 
-        picture = event.client.get_render(height=1080, width=1620)
+        camera = event.client.camera
+        picture = event.client.get_render(camera.image_height, camera.image_width, transport_format="png")
         file = io.BytesIO()
-        PilImage.fromarray(picture).save(file, "PNG")
-        event.client.send_file_download("rad3d.png", file.getvalue())
+        PilImage.fromarray(on_white(picture)).save(file, "PNG")
+        event.client.send_file_download("rad3d.png", file.getvalue(), save_immediately=True)
 
 
 def _side_by_side(items: Sequence[Shown]) -> list[Vector]:

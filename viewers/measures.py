@@ -56,7 +56,7 @@ def _text(name: str, value: object) -> str:
     if name == "centroid_mm" and isinstance(value, tuple):
         text = ", ".join(f"{x:.1f}" for x in value)
     elif isinstance(value, tuple):
-        text = " × ".join(number(x) if isinstance(x, int | float) else str(x) for x in value)
+        text = " × ".join(number(round(x, 2)) if isinstance(x, int | float) else str(x) for x in value)
     elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
         text = number(float(value))
     else:

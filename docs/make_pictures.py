@@ -1,0 +1,37 @@
+"""Make the README's picture: `rad3d demo -o DEMO`, `python docs/make_pictures.py DEMO/results/bracket_13_cut_mark`.
+
+Needs Chromium and playwright (the extra `test`), which draw the report as a reader sees it.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from rad3d.result import load_result
+from rad3d.viewers.report import write_report
+
+DOCS = Path(__file__).parent
+SIZE = {"width": 1280, "height": 1120}
+FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def report_picture(folder: Path, picture: Path) -> None:
+    """The upper part of the report of one result."""
+    with TemporaryDirectory() as place, sync_playwright() as running:
+        page = write_report([load_result(folder)], Path(place) / "report.html")
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        tab = browser.new_page(viewport=SIZE, color_scheme="light")
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("[data-ready]", state="attached", timeout=120_000)
+        tab.screenshot(path=picture, timeout=120_000)
+        browser.close()
+    Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)  # a third of the size
+
+
+if __name__ == "__main__":
+    report_picture(Path(sys.argv[1]), DOCS / "report.png")
