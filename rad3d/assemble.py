@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import minimum_filter
 from scipy.spatial.transform import Rotation
 
-from rad3d.arrays import Pose, ScoreMap, Vector
+from rad3d.arrays import Flags, Pose, ScoreMap, Vector
 from rad3d.errors import RegistrationError
 from rad3d.geometry import inverse, transform_directions, transform_points, unit
 from rad3d.icp import Poses, Samples, Target
@@ -92,6 +92,26 @@ def assemble(views: Sequence[View], name: str = "captured views") -> Assembled:
         if reason:
             logger.warning("%s: view %s is left out: %s", name, view.name, reason)
     return Assembled(tuple(poses), left_out, best.confirmed())
+
+
+def undisputed(views: Sequence[View], surface: Samples, motions: Poses) -> Flags:
+    """Which motions of the part, the first being none, nothing speaks against that views with poses saw of it.
+
+    Args:
+        views: in the part frame, with their cameras.
+        surface: of the part, in the part frame.
+        motions: (k, 4, 4) of the part frame.
+    """
+    whole = _Shot(0, Seen(Target(surface), np.zeros((0, 0)), np.eye(3)), None)
+    against = np.zeros(len(motions))
+    for view in views:
+        assert view.camera is not None
+        camera_from_part = inverse(view.camera.part_from_camera)
+        own = view.moved(camera_from_part)
+        seen = seen_of(own)
+        if isinstance(seen, Seen):
+            against += _witnessed(_Shot(0, seen, support_of(own)), whole, camera_from_part @ motions, MANY)[:, 1]
+    return np.asarray(against - against[0] <= SIGNS * (np.sqrt(against[0]) + 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from rad3d.patches import cut
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
+from rad3d.symmetry import Symmetries
 from rad3d.viewpoints import choose_viewpoints
 
 logger = logging.getLogger(__name__)
@@ -56,13 +57,13 @@ def check_names(scans: Sequence[Scan]) -> None:
         )
 
 
-def reference_surface(scans: Sequence[Scan], nominal: Scan | None) -> tuple[Surface, Sequence[Scan]]:
-    """What registration and deviations refer to, and the specimens with what was found out about their views' poses.
+def reference_surface(scans: Sequence[Scan], nominal: Scan | None) -> tuple[Surface, Symmetries | None, Sequence[Scan]]:
+    """What registration and deviations refer to, its symmetries if known, and the specimens, captured ones with poses.
 
     The nominal, or else the first good mesh or cloud, or else the mean of the captured specimens.
     """
     if nominal is not None or not scans[0].views:
-        return (nominal or scans[0]).surface, scans
+        return (nominal or scans[0]).surface, None, scans
     return golden(scans)
 
 

@@ -7,20 +7,21 @@ from dataclasses import replace
 import numpy as np
 
 from rad3d.arrays import Pose
-from rad3d.assemble import assemble
+from rad3d.assemble import assemble, undisputed
 from rad3d.camera import Camera
 from rad3d.errors import RegistrationError
 from rad3d.observe import has_poses, placed, register
 from rad3d.organised import estimate_intrinsics
-from rad3d.register import build_reference
+from rad3d.register import Reference, build_reference
 from rad3d.scan import Scan, Surface, merged_surface
+from rad3d.symmetry import Symmetries
 from rad3d.view import View
 
 logger = logging.getLogger(__name__)
 
 
-def golden(scans: Sequence[Scan]) -> tuple[Surface, list[Scan]]:
-    """The mean surface of captured good specimens, and the specimens with their views' poses in its frame.
+def golden(scans: Sequence[Scan]) -> tuple[Surface, Symmetries, list[Scan]]:
+    """The mean surface of captured good specimens, its symmetries, and the specimens with poses in its frame.
 
     The first specimen whose views hold together gives the frame; the others are registered to it view by view, and add
     what it did not show.
@@ -42,12 +43,14 @@ def golden(scans: Sequence[Scan]) -> tuple[Surface, list[Scan]]:
         raise problem
     (first,) = found.values()
     reference = build_reference(_surface([first]))
+    symmetries = _symmetries(reference, first)
+    reference = replace(reference, symmetries=symmetries)
     for index, scan in enumerate(scans):
         if index not in found:
             registrations = register(scan, reference)
             found[index] = _moved(scan, [r.part_from_scan if r.trusted else None for r in registrations])
     posed = [found[index] for index in range(len(scans))]
-    return _surface(posed), posed
+    return _surface(posed), symmetries, posed
 
 
 def with_poses(scan: Scan) -> Scan:
@@ -58,6 +61,17 @@ def with_poses(scan: Scan) -> Scan:
     if has_poses(scan):
         return scan
     return _moved(scan, assemble(scan.views, str(scan.source or scan.specimen)).poses)
+
+
+def _symmetries(reference: Reference, scan: Scan) -> Symmetries:
+    """Of the near symmetries, those count as exact that no view disputes: noise and gaps hide them from the surface."""
+    samples, near = reference.target.samples, reference.symmetries.near
+    exact = near[undisputed(scan.views, samples, near)]
+    if len(exact) > 1:  # the identity comes first
+        reaches = [reference.truncation_mm, reference.inlier_mm, reference.inlier_mm]
+        refined = reference.target.refine(samples.thinned(1500), exact[1:], reaches, exact=True)
+        exact = np.concatenate([exact[:1], refined])
+    return replace(reference.symmetries, exact=exact)
 
 
 def _surface(posed: Sequence[Scan]) -> Surface:

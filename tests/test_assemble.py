@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from rad3d.arrays import Pose
-from rad3d.assemble import Assembled, assemble
+from rad3d.assemble import Assembled, assemble, undisputed
 from rad3d.camera import Camera
 from rad3d.datasets.machine_capture import Capture, make_capture
 from rad3d.datasets.machine_specimen import make_specimen
 from rad3d.deviation import ReferenceShape
 from rad3d.errors import RegistrationError
-from rad3d.geometry import inverse, rotation_angle, transform_points
+from rad3d.geometry import inverse, rotation_about, rotation_angle, transform_points
 from rad3d.golden import golden, with_poses
-from rad3d.icp import Samples
+from rad3d.icp import Samples, sample_surface
 from rad3d.joint import refine_together
-from rad3d.scan import Scan
+from rad3d.observe import placed
+from rad3d.scan import Scan, merged_surface
 
 MIXED = (3, 0, 4, 2, 1)
 """Five of the eight views of a turn, in no order; the furthest are 180 degrees apart."""
@@ -128,13 +129,30 @@ def test_golden_surface_of_posed_specimens_is_their_mean() -> None:
             for i in chosen
         )
         scans.append(Scan(f"posed {number}", views=views))
-    surface, posed = golden(scans)
-    alone, _ = golden(scans[:1])
+    surface, _, posed = golden(scans)
+    alone = merged_surface([placed(view, np.eye(4)) for view in scans[0].views])
     assert surface.areas_mm2.sum() > 1.03 * alone.areas_mm2.sum()
     assert [len(scan.views) for scan in posed] == [3, 4]
     nominal = specimen("bracket", 1).nominal.surface
     distance = np.abs(ReferenceShape(nominal).signed_distance(surface.points_mm))
     assert np.median(distance) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("part", "degrees", "exact"), [("flange", 60, True), ("flange", 45, False), ("spur_gear", 18, False)]
+)
+def test_views_tell_exact_symmetries_from_near_ones(part: str, degrees: float, exact: bool) -> None:
+    """Six sectors of the flange are the same; a tooth further the gear's keyway is elsewhere."""
+    made = capture(part)
+    views = [
+        replace(made.views[i], camera=replace(made.cameras[i], part_from_camera=np.eye(4))).moved(
+            made.cameras[i].part_from_camera
+        )
+        for i in (2, 4)
+    ]
+    surface = sample_surface(specimen(part, 1).scan.surface, 20_000)
+    motions = np.stack([rotation_about(np.array([0, 0, 1.0]), np.radians(turn)) for turn in (0, degrees, -degrees)])
+    np.testing.assert_array_equal(undisputed(views, surface, motions), [True, exact, exact])
 
 
 def test_refining_together_closes_the_loop() -> None:
@@ -149,7 +167,8 @@ def test_refining_together_closes_the_loop() -> None:
     points, directions = flat.reshape(-1, 3), normals.reshape(-1, 3)
     samples, start = [], []
     for turn in range(6):
-        towards = np.array([np.cos(turn * np.pi / 3), np.sin(turn * np.pi / 3), 0.6])
+        angle = 0.3 + turn * np.pi / 3  # three faces from everywhere: two would leave a direction open
+        towards = np.array([np.cos(angle), np.sin(angle), 0.6])
         seen = rng.permutation(np.flatnonzero(directions @ towards > 0.1))[:6000]
         noisy = points[seen] + rng.normal(0, 0.03, (len(seen), 1)) * directions[seen]
         samples.append(Samples(noisy, directions[seen], True, 4000.0))
