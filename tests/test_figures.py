@@ -207,6 +207,11 @@ def test_measures_carry_units_and_what_is_new(inspection):
     assert measures["Area"] == "12 mm²"
     assert measures["Extent"] == "4 × 3 × 0.1 mm"
     assert "Id" not in measures
+    assert not any("–" in value for value in measures.values())  # what is not known is not said
+    told = dict(
+        defect_measures(replace(inspection.defects[0], kind="missing material", deviation_mm=-0.4, volume_mm3=2.0))
+    )
+    assert (told["Kind"], told["Height or depth"], told["Volume"]) == ("missing material", "-0.4 mm", "2 mm³")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ _NAMES = {
     "peak_score": "Peak score",
     "mean_score": "Mean score",
     "centroid_mm": "Centre",
-    "depth_mm": "Depth",
-    "p_value": "p-value",
     "kind": "Kind",
+    "deviation_mm": "Height or depth",
+    "volume_mm3": "Volume",
+    "geometry_share": "Share of shape",
+    "p_value": "p-value",
 }
-_LEFT_OUT = ("id", "normal", "centroid_part_mm", "evidence")
+_LEFT_OUT = ("id", "normal", "centroid_part_mm")
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -44,7 +46,8 @@ def percent(share: float | None) -> str:
 
 def defect_measures(defect: Defect) -> list[tuple[str, str]]:
     """What there is to say about a defect, by name, with units; the known measures first, then any other."""
-    present = [f.name for f in fields(defect) if f.name not in _LEFT_OUT and getattr(defect, f.name) is not None]
+    known = {f.name: getattr(defect, f.name) for f in fields(defect) if f.name not in _LEFT_OUT}
+    present = [name for name, value in known.items() if value is not None and value == value]  # no NaN
     ordered = sorted(present, key=lambda name: list(_NAMES).index(name) if name in _NAMES else len(_NAMES))
     return [
         (_NAMES.get(name, name.replace("_", " ").capitalize()), _text(name, getattr(defect, name))) for name in ordered
