@@ -15,6 +15,7 @@ MM_PER_METRE = 1000.0
 COLUMNS = (
     *("specimen", "verdict", "defect", "x_mm", "y_mm", "z_mm", "part_x_mm", "part_y_mm", "part_z_mm"),
     *("normal_x", "normal_y", "normal_z", "area_mm2", "length_mm", "width_mm", "height_mm", "peak_score", "mean_score"),
+    *("kind", "deviation_mm", "volume_mm3", "geometry_share", "agreement", "views_seen", "p_value"),
 )
 MATERIAL = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}, "doubleSided": True}
 """Without one, glTF's default is bare metal, which hides the colours."""
@@ -91,8 +92,21 @@ def write_csv(results: Sequence[Inspection], path: str | Path) -> Path:
 def _row(inspection: Inspection, defect: Defect) -> list[str | int]:
     places = (*defect.centroid_mm, *defect.centroid_part_mm, *defect.normal)
     measures = (defect.area_mm2, *defect.extent_mm, defect.peak_score, defect.mean_score)
-    numbers = ["" if not np.isfinite(value) else f"{value:.6g}" for value in (*places, *measures)]
-    return [_plain(inspection.specimen), inspection.verdict, defect.id, *numbers]
+    material = (defect.deviation_mm, defect.volume_mm3, defect.geometry_share, defect.agreement)
+    return [
+        _plain(inspection.specimen),
+        inspection.verdict,
+        defect.id,
+        *map(_number, (*places, *measures)),
+        defect.kind or "",
+        *map(_number, material),
+        defect.views_seen,
+        _number(defect.p_value),
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if np.isfinite(value) else ""
 
 
 def _plain(name: str) -> str:
