@@ -46,7 +46,7 @@ def both(inspector, made, log):
         for name, judgements in (("without", ()), ("with five corrections", active(log))):
             score = respected(evidence.score, surface.points_mm, surface.normals, judgements, threshold)
             low = min(inspector.point_threshold, threshold)
-            labels = regions(surface, score, low, threshold, inspector.settings.verdict.min_area_mm2)
+            labels = regions(surface, score, evidence.geometry, low, threshold, inspector.settings.verdict.min_area_mm2)
             found[f"{rate} asked, {name}"] = measure(surface, score, labels, np.linalg.inv(observation.part_from_scan))
     return found
 
