@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -47,7 +48,7 @@ from rad3d.likeness import patch_pairs
 from rad3d.memory import Memory, check_fingerprint
 from rad3d.observe import Clock, Observation, observe
 from rad3d.register import Reference, build_reference
-from rad3d.result import Inspection, PointScores, Verdict, ViewScores
+from rad3d.result import REGISTRATION, Inspection, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches
@@ -261,6 +262,7 @@ class Inspector:
             points=points.at(vertex),
             views=views,
             part_from_scan=observation.part_from_scan,
+            registration=_registrations(observation),
             evidence=pairs,
         )
 
@@ -316,10 +318,12 @@ class Inspector:
     def _verdict(self, defects: int, coverage: float, judged: int) -> tuple[Verdict, str]:
         least = self.settings.verdict.min_coverage
         known = f"; {judged} places judged by feedback" if judged else ""
+        judged_share = f"{coverage:.0%} of the inspectable surface was judged, {least:.0%} are asked"
         if defects:
-            return "fail", f"{defects} defect{'s' if defects > 1 else ''} above the threshold{known}"
+            partly = f"; {judged_share}" if coverage < least else ""
+            return "fail", f"{defects} defect{'s' if defects > 1 else ''} above the threshold{known}{partly}"
         if coverage < least:
-            return "incomplete", f"{coverage:.0%} of the inspectable surface was judged, {least:.0%} are asked"
+            return "incomplete", judged_share
         return "pass", f"no defect above the threshold{known}"
 
     def save(self, folder: str | Path) -> Path:
@@ -436,6 +440,15 @@ def _chances(expert: Expert | None, observation: Observation) -> ScoreMap | None
 def specimen_score(evidence: Evidence) -> float:
     """One number per specimen: the highest fused score on its surface; 0 where nothing was judged."""
     return float(np.nanmax(evidence.score)) if np.isfinite(evidence.score).any() else 0.0
+
+
+def _registrations(observation: Observation) -> tuple[dict[str, Any], ...]:
+    """For the report: how well the scan, or each of its views, was brought into the part frame."""
+    names = [view.name for view in observation.scan.views] or [None]
+    return tuple(
+        {"view": name, **{field: getattr(found, field) for field in REGISTRATION}}
+        for name, found in zip(names, observation.registrations, strict=True)
+    )
 
 
 def _view_scores(view: View, surface_tree: cKDTree, scores: Values) -> ViewScores:

@@ -13,6 +13,7 @@ from rad3d.deviation import ReferenceShape
 from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError, ScanError
 from rad3d.geometry import inverse, transform_directions, transform_points
+from rad3d.icp import outliers
 from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.patches import Patches, encode_views
 from rad3d.register import Reference, Registration, register_surface, register_views
@@ -122,6 +123,8 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         RegistrationError: not even one view can be brought into the part frame reliably.
     """
     found: tuple[Registration, ...]
+    if scan.kind == "cloud":
+        _check_noise(scan)
     if not scan.views:
         found = (register_surface(scan.surface, reference),)
     elif has_poses(scan):
@@ -137,6 +140,21 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
             remedy="check that it is the right part, in the right unit, and shows enough of it",
         )
     return found
+
+
+NOISY_SHARE = 0.05
+"""More stray points than these spoil the surface between them; of clean clouds up to 3 % looked like strays."""
+
+
+def _check_noise(scan: Scan) -> None:
+    stray = float(outliers(scan.surface).mean())
+    if stray > NOISY_SHARE:
+        raise RegistrationError(
+            scan.source or scan.specimen,
+            expected=f"a cloud of which at most {NOISY_SHARE:.0%} lie on no surface",
+            got=f"{stray:.0%} of the points lie on no surface",
+            remedy="remove stray points in the scanner's software, or scan again",
+        )
 
 
 def placed(view: View, part_from_scan: Pose) -> View:

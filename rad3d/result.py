@@ -21,10 +21,13 @@ from rad3d.scan import MM_PER_UNIT, Unit
 
 SCHEMA_VERSION = 2
 ADDED_SINCE: Mapping[int, Mapping[str, Any]] = {
-    1: {"part_from_scan": None, "good_scores": None, "evidence": []},
+    1: {"part_from_scan": None, "good_scores": None, "registration": [], "evidence": []},
     SCHEMA_VERSION: {},
 }
 """What reports of the versions that can be read lack: it is not known."""
+
+REGISTRATION = ("fitness", "rmse_mm", "overlap", "margin", "free_directions", "trusted", "reason")
+"""What a report has of `rad3d.register.Registration`."""
 
 Verdict = Literal["pass", "fail", "incomplete"]
 DefectKind = Literal["missing material", "excess material", "surface only"]
@@ -164,6 +167,7 @@ class Inspection:
         views: the views as they were judged.
         part_from_scan: (4, 4) where the vertices lie in the part frame, which the views are in; None = not registered.
         good_scores: (g,) leave-one-out scores of the good specimens, None = not known.
+        registration: of the scan, or of each captured view: its name and `REGISTRATION`; () = not registered.
         memory: what it was inspected with: folder, identity, and the numbers of the judgements that counted.
         evidence: of the defects whose patches were compared.
     """
@@ -189,6 +193,7 @@ class Inspection:
     views: tuple[ViewScores, ...] = field(default=())
     part_from_scan: Pose | None = None
     good_scores: Values | None = None
+    registration: tuple[Mapping[str, Any], ...] = field(default=())
     memory: Mapping[str, Any] | None = None
     evidence: tuple[PatchPair, ...] = field(default=())
 
@@ -224,6 +229,7 @@ class Inspection:
         known = {
             "part_from_scan": None if self.part_from_scan is None else self.part_from_scan.tolist(),
             "good_scores": None if self.good_scores is None else self.good_scores.tolist(),
+            "registration": [dict(one) for one in self.registration],
             "memory": None if self.memory is None else dict(self.memory),
             "evidence": [{name: getattr(pair, name) for name in _PAIR} for pair in self.evidence],
         }
@@ -305,7 +311,9 @@ def load_result(folder: str | Path) -> Inspection:
 
 def _read(report: dict[str, Any], folder: Path) -> Inspection:
     ply = read_ply(folder / "scored.ply")
-    defects = tuple(Defect(**_with_nan(defect)) for defect in report.pop("defects"))
+    defects = tuple(
+        Defect(**{**_with_nan(defect), "kind": defect.get("kind")}) for defect in report.pop("defects")
+    )
     views = tuple(
         ViewScores(
             view["name"],
@@ -322,8 +330,10 @@ def _read(report: dict[str, Any], folder: Path) -> Inspection:
     )
     arrays = {name: _array(report.pop(name)) for name in ("part_from_scan", "good_scores")}
     numbers = {k: _with_nan(report[k]) for k in ("score", "threshold", "point_threshold", "coverage", "coverage_total")}
+    registration = tuple(_with_nan(one) for one in report.pop("registration"))
     return Inspection(
         **{**report, **numbers},
+        registration=registration,
         **arrays,
         defects=defects,
         vertices_mm=ply.vertices.astype(np.float64) * MM_PER_UNIT[report["unit"]],

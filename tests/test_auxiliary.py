@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rad3d import cli, load_result, prompted
+from rad3d import Inspector, cli, load_result, prompted
 from rad3d.auxiliary import Auxiliary, Lessons, look_at
 from rad3d.datasets import load_samples
 from rad3d.datasets.machine_elements import make_specimen
@@ -21,6 +21,7 @@ from rad3d.errors import DatasetError, MemoryFormatError, SettingsError, Weights
 from rad3d.evaluate import evaluate
 from rad3d.expert import Expert
 from rad3d.fitting import silently
+from rad3d.io import read_scan
 from rad3d.labelled import LabelledMemory
 from rad3d.looks import mask_at
 from rad3d.mrad import Examples, image_scores, pixel_maps, score_train_free
@@ -275,3 +276,28 @@ def test_meshes_teach_too(tmp_path: Path) -> None:
     samples = load_samples("folder", root, Choice())
     with pytest.raises(DatasetError, match="in both"):
         auxiliary.check_apart(samples, tmp_path / "elsewhere", same_part=True)
+
+
+def test_labels_speak_beside_good_specimens(memory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2, 21):
+        scan = make_specimen("bracket", seed).scan
+        write_ply(tmp_path / f"{seed}.ply", scan.vertices_mm, scan.faces, colours=scan.colours)
+    few = (*ARGUMENTS, "--views.count", "3")
+    good = (tmp_path / "1.ply", tmp_path / "2.ply")
+    assert run("fit", *good, "--labelled", memory, "-o", tmp_path / "both", *few) == 0
+    inspector = Inspector.load(tmp_path / "both")
+    assert inspector.expert is not None
+    assert inspector.chances is not None
+    assert len(inspector.chances) == len(inspector.patch_scores)
+    assert 0 < inspector.chances.std()
+    scan = read_scan(tmp_path / "21.ply")
+    found = inspector.inspect(scan)
+    silent = replace(inspector, expert=None, chances=None).inspect(scan)
+    known = np.isfinite(found.points.anomaly_score)
+    difference = (found.points.anomaly_score - silent.points.anomaly_score)[known]
+    assert difference.max() > 0.05  # raised here
+    assert difference.min() < -0.05  # and lowered there
+    np.testing.assert_array_equal(found.points.raw_score, silent.points.raw_score)
+    capsys.readouterr()
+    assert run("inspect", tmp_path / "both", tmp_path / "21.ply", "-o", tmp_path / "o", "--method", "rad3d") == 2
+    assert "rad3d+mrad" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rad3d import Inspector, cli, load_result
+from rad3d import Inspection, Inspector, cli, load_result
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.errors import MemoryFormatError, ResultError
 from rad3d.feedback import CLEARLY, FILE, WEAKER, Judgement, active, limits, read_log, respected
@@ -94,13 +94,19 @@ def run(*arguments: object) -> int:
     return int(done.value.code or 0)
 
 
-@pytest.fixture
-def judged(tmp_path: Path, inspector: Inspector) -> tuple[Path, Path]:
-    """A memory and a result with at least one defect, both on disk."""
-    memory = inspector.save(tmp_path / "memory")
+@pytest.fixture(scope="module")
+def dented_result(inspector: Inspector) -> Inspection:
+    """A result with at least one defect."""
     dented = make_specimen("bracket", 7, ("hole",), sizes_mm=(5.0, 6.0)).scan
-    result = Inspector.load(memory).inspect(replace(dented, specimen="dented")).save(tmp_path / "out" / "dented")
-    return memory, result
+    return inspector.inspect(replace(dented, specimen="dented"))
+
+
+@pytest.fixture
+def judged(tmp_path: Path, inspector: Inspector, dented_result: Inspection) -> tuple[Path, Path]:
+    """A memory and a result of it, both on disk."""
+    memory = inspector.save(tmp_path / "memory")
+    result = replace(dented_result, memory={**(dented_result.memory or {}), "folder": str(memory)})
+    return memory, result.save(tmp_path / "out" / "dented")
 
 
 def test_the_next_inspection_respects_it_until_it_is_undone(
@@ -126,7 +132,8 @@ def test_the_next_inspection_respects_it_until_it_is_undone(
     (memory / FILE).write_text(trail)
 
     # judged again where a judgement counts already: the strength kept is the unchanged one
-    assert run("feedback", folder, "--defect", first.id, "--undo") == 0
+    for defect in result.defects:
+        assert run("feedback", folder, "--defect", defect.id, "--undo") == 0
     assert (memory / FILE).read_text().startswith(trail)  # nothing is erased
     found = Inspector.load(memory).inspect(scan)
     assert found.verdict == "fail"
@@ -137,7 +144,7 @@ def test_the_next_inspection_respects_it_until_it_is_undone(
     capsys.readouterr()
     assert run("feedback", folder, "--list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(result.defects) + 2
+    assert len(lines) == 2 * len(result.defects) + 1
     assert "good, undone" in lines[0]
     assert " bad" in lines[-1]
     kept = [json.loads(line) for line in (memory / FILE).read_text().splitlines()]

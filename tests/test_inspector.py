@@ -181,11 +181,25 @@ def test_half_a_scan_or_another_part_never_passes(inspector, good_scans):
     kept = scan.faces[(scan.vertices_mm[scan.faces, 0] < middle).all(axis=1)]
     half = inspector.inspect(replace(scan, specimen="half", faces=kept))
     assert half.verdict != "pass"
+    assert "of the inspectable surface was judged, 95% are asked" in half.reason
+    (found,) = half.registration
+    assert found["trusted"]
+    assert found["overlap"] < 0.8 < found["fitness"]
     ball = trimesh.creation.icosphere(4, 30.0)
     other = inspector.inspect(Scan("ball", vertices_mm=np.array(ball.vertices), faces=np.array(ball.faces)))
     assert other.verdict == "incomplete"
     assert "not registered" in other.reason
     assert other.part_from_scan is None
+
+
+def test_a_cloud_full_of_stray_points_is_not_judged(inspector, good_scans):
+    points = good_scans[1].surface.points_mm
+    rng = np.random.default_rng(0)
+    stray = rng.uniform(points.min(axis=0) - 5, points.max(axis=0) + 5, (len(points) // 3, 3))
+    noisy = inspector.inspect(Scan("noisy", vertices_mm=np.concatenate([points, stray])))
+    assert noisy.verdict == "incomplete"
+    assert "of the points lie on no surface" in noisy.reason
+    assert np.isnan(noisy.points.anomaly_score).all()
 
 
 def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(good_scans, dented, caplog):

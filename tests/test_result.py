@@ -14,7 +14,7 @@ from rad3d.ply import read_ply
 from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores, find_results, load_result
 
 SCHEMA = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
-SINCE_2 = ("part_from_scan", "good_scores", "evidence")
+SINCE_2 = ("part_from_scan", "good_scores", "registration", "evidence")
 DEFECT_SINCE_2 = "kind deviation_mm volume_mm3 geometry_share agreement views_seen p_value".split()
 
 
@@ -50,6 +50,18 @@ def inspection():
         views=(ViewScores("v", picture, np.full((4, 5), 2.0, np.float32), np.eye(4)),),
         part_from_scan=translation((1.0, 1.0, 1.0)) @ random_rotation(rng),
         good_scores=np.array([0.7, 1.2]),
+        registration=(
+            {
+                "view": "v",
+                "fitness": 0.9,
+                "rmse_mm": float("nan"),
+                "overlap": 0.8,
+                "margin": 1.0,
+                "free_directions": ["all"],
+                "trusted": False,
+                "reason": "too few points",
+            },
+        ),
         evidence=(PatchPair(1, "v", "good", "w", 0.25, picture[:4, :4], picture[:4, 1:5]),),
     )
 
