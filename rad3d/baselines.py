@@ -15,7 +15,7 @@ import numpy as np
 from rad3d.arrays import Image, Values
 from rad3d.auxiliary import Auxiliary, look_at
 from rad3d.datasets.sample import Sample
-from rad3d.errors import Rad3dError, RegistrationError, ScanError, SettingsError
+from rad3d.errors import Rad3dError, RegistrationError, ScanError, SettingsError, UnitError
 from rad3d.expert import Expert, MradName
 from rad3d.fitting import Track
 from rad3d.inspector import Inspector
@@ -91,7 +91,7 @@ class Rad:
                 continue
             try:
                 inputs = [self._look(view) for view in load_views(sample)]
-            except ScanError as error:
+            except (ScanError, UnitError) as error:
                 bad(error)
                 inputs = [None] * len(rows)
             seen = [i for i, given in enumerate(inputs) if given is not None]
@@ -238,11 +238,12 @@ class Inspectors:
             found = self._inspector.inspect(scan)
         except (RegistrationError, ScanError) as error:
             return _failed(scan, str(error))
-        parts = {view.name: part_of(view) for view in scan.views}
+        maps = {view.name: view.score for view in found.views}
         views = tuple(
-            ViewPrediction(v.name, _top_mean(v.score), v.score, WHOLE, parts[v.name])
-            for v in found.views
-            if v.name in parts
+            ViewPrediction(v.name, _top_mean(maps[v.name]), maps[v.name], WHOLE, part_of(v))
+            if v.name in maps
+            else ViewPrediction(v.name, np.nan, np.full(v.size_hw, np.nan, np.float32), WHOLE, part_of(v))
+            for v in scan.views
         )
         return Prediction(
             score=found.score,
@@ -346,7 +347,7 @@ def _readable(samples: Sequence[Sample], bad: Callable[[Rad3dError], None]) -> I
     for sample in samples:
         try:
             yield sample.load_scan()
-        except ScanError as error:
+        except (ScanError, UnitError) as error:
             bad(error)
 
 

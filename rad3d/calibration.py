@@ -1,7 +1,9 @@
 """From the scores of good specimens to thresholds, with the false-reject rate they guarantee.
 
-Specimen level: each good specimen is scored against the others; a new good one ranks among them at random, so the
-k-th largest of n holds with rate (n + 1 - k) / (n + 1) (split conformal, Vovk et al. 2005). The smallest rate n
+Specimen level: each good specimen is scored against the others, a new one against all. As far as those scores are
+exchangeable (they nearly are: the reference and the scale of scores have seen every good one), a new good specimen
+ranks among them at random, so the k-th smallest of n is exceeded with rate (n + 1 - k) / (n + 1) (conformal, Vovk et
+al. 2005; by leaving one out, Barber et al. 2021). The smallest rate n
 specimens can guarantee is 1 / (n + 1); for less, the tail is extrapolated: the logarithms of the scores are taken
 as normal and the threshold is Student's prediction bound for one more of them.
 """
@@ -64,11 +66,11 @@ def specimen_threshold(good_scores: Values, false_reject: float) -> tuple[float,
             got="none",
             remedy="fit with good specimens that register",
         )
-    rank = int(np.ceil((n + 1) * (1 - false_reject) - 1e-9))
+    rank = max(int(np.ceil((n + 1) * (1 - false_reject) - 1e-9)), 1)
     if rank <= n:
         return float(scores[rank - 1]), FalseReject(false_reject, false_reject, n, "conformal")
     if n == 1:
-        return float(scores[0] * SINGLE_FACTOR), FalseReject(false_reject, 0.5, n, "extrapolated")
+        return float(scores[0] * SINGLE_FACTOR), FalseReject(false_reject, None, n, "extrapolated")
     mean, spread = _tail(scores)
     bound = mean + stats.t.ppf(1 - max(false_reject, 1e-6), n - 1) * spread
     return float(max(np.exp(bound), scores[-1])), FalseReject(false_reject, 1 / (n + 1), n, "extrapolated")

@@ -39,6 +39,7 @@ def fit(
     labelled: Path | None = None,
     labelled_parts: tuple[str, ...] = (),
     unit: UnitName | None = None,
+    nominal_unit: UnitName | None = None,
     sensor: str | None = None,
 ) -> int:
     """Learn what good specimens of a part look like, and what labelled defects of other parts look like.
@@ -52,19 +53,25 @@ def fit(
         labelled: a labelled data set, or a memory of one: with good specimens it has a say beside them (rad3d+mrad).
         labelled_parts: only these parts of it.
         unit: unit of the files, where it is not mm.
+        nominal_unit: unit of the nominal, where it is not mm.
         sensor: which sensor's folder, where a capture holds several.
     """
+    from rad3d.feedback import check_kept
+    from rad3d.files import check_replaceable
     from rad3d.inspector import Inspector
     from rad3d.io import read_scan, read_scans
+    from rad3d.memory import MEMORY_FILES
     from rad3d.methods import learn_labels
 
+    check_replaceable(output, MEMORY_FILES)  # before the work, not after it
+    check_kept(output, ())
     expert = None if labelled is None else learn_labels(labelled, labelled_parts, settings, sensor, tracked)
     if expert is not None and not good:
         expert.save(output)
         say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method mrad-tf or mrad-ft")
         return PASS
     scans = read_scans(good, unit=unit, sensor=sensor)
-    reference = None if nominal is None else read_scan(nominal, unit=unit)
+    reference = None if nominal is None else read_scan(nominal, unit=nominal_unit)
     inspector = Inspector.fit(scans, settings, part=part, nominal=reference, expert=expert, track=tracked)
     inspector.save(output)
     say(f"{len(scans)} good specimens remembered in {output}: {len(inspector.memory)} views")
@@ -155,7 +162,7 @@ def render(
     read = read_scan(scan, unit=unit)
     viewpoints = choose_viewpoints(read, settings.views, settings.encoder.input_hw)
     renderer = renderer_for(read)
-    with atomic_folder(output) as new:
+    with atomic_folder(output, ("[0-9]*.png",)) as new:
         for number, camera in enumerate(tracked(viewpoints.cameras, "rendering")):
             (view,) = renderer.render([camera])
             Image.fromarray(view.image).save(new / f"{number:03d}.png")

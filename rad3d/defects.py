@@ -111,11 +111,17 @@ def measure(
                 deviation_mm=side * float(np.quantile(side * deviation, EXTREME)),
                 volume_mm3=volume,
                 geometry_share=float(np.clip(geometry / score, 0, 1)),
-                agreement=float(np.average(points.agreement[rows], weights=area)),
+                agreement=_mean(points.agreement[rows], area),
                 views_seen=int(points.views_seen[rows].max()),
             )
         )
     return tuple(defects)
+
+
+def _mean(values: Values, weights: Values) -> float:
+    """Weighted mean of what is known."""
+    known = np.isfinite(values)
+    return float(np.average(values[known], weights=weights[known])) if known.any() else np.nan
 
 
 def oriented_extent(points: Points) -> Points:

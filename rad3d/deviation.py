@@ -15,7 +15,12 @@ from rad3d.geometry import face_normals_areas
 from rad3d.scan import Surface
 
 CANDIDATE_FACES = 8
-"""Triangles tried per point, those with the nearest centroids; surfaces are refined, so their sizes are alike."""
+"""Triangles tried per point: those with the nearest centroids, beside the largest at the nearest vertex."""
+
+
+def sided(points_mm: Points, normals: Points, reach_mm: float) -> np.ndarray:
+    """Positions (n, 6) in which the two sides of a thin wall lie further apart than `reach_mm`."""
+    return np.concatenate([points_mm, 0.75 * reach_mm * normals], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,19 @@ class ReferenceShape:
         return triangles, normals, cKDTree(triangles.mean(axis=1))
 
     @cached_property
+    def _largest_at(self) -> np.ndarray:
+        """(n, 3) the largest triangles at each point; at a point with fewer some twice."""
+        faces = self.surface.faces
+        assert faces is not None
+        _, areas = face_normals_areas(self.surface.points_mm, faces)
+        corner, face = faces.ravel(), np.repeat(np.arange(len(faces)), 3)
+        order = np.lexsort([-areas[face], corner])
+        first = np.searchsorted(corner[order], np.arange(len(self.surface.points_mm)))
+        count = np.bincount(corner, minlength=len(first))
+        rank = np.minimum(np.arange(3), np.maximum(count[:, None] - 1, 0))
+        return face[order][np.minimum(first[:, None] + rank, len(order) - 1)]
+
+    @cached_property
     def tree(self) -> cKDTree:
         """Of the surface points."""
         return cKDTree(self.surface.points_mm)
@@ -45,9 +63,11 @@ class ReferenceShape:
             along = np.einsum("nki,nki->nk", offset, self.surface.normals[nearest].reshape(offset.shape))
             return np.asarray(np.median(along, axis=1))
         triangles, normals, centroids = self._faces
-        k = min(CANDIDATE_FACES, len(triangles))
-        _, index = centroids.query(points_mm, k=k, workers=-1)
-        index = index.reshape(-1, k)
+        _, index = centroids.query(points_mm, k=min(CANDIDATE_FACES, len(triangles)), workers=-1)
+        corner = self.tree.query(points_mm, workers=-1)[1]
+        # a large triangle beside small ones is nobody's nearest middle, but one of its corners is near
+        index = np.concatenate([index.reshape(len(points_mm), -1), self._largest_at[corner]], axis=1)
+        k = index.shape[1]
         closest = trimesh.triangles.closest_point(triangles[index.ravel()], np.repeat(points_mm, k, axis=0))
         offset = points_mm[:, None] - closest.reshape(-1, k, 3)
         distance = np.linalg.norm(offset, axis=2)
@@ -70,20 +90,24 @@ class GoodDeviation:
     deviation_mm: np.ndarray
 
     def usual_spread(self, without: int | None = None) -> tuple[Values, Values]:
-        """Mean and standard deviation (n,) over the good specimens, on request without one of them."""
+        """Mean and standard deviation (n,) over the good specimens, on request without one of them.
+
+        Where fewer than two have surface, nothing is known of how they vary: the median of the spread elsewhere counts.
+        """
         kept = np.delete(self.deviation_mm, without, axis=0) if without is not None else self.deviation_mm
         known = np.isfinite(kept)
         count = np.maximum(known.sum(axis=0), 1)
         values = np.where(known, kept, 0)
         usual = values.sum(axis=0) / count
         spread = np.sqrt((np.where(known, kept - usual, 0) ** 2).sum(axis=0) / count)
-        return usual, spread
+        several = known.sum(axis=0) > 1
+        return usual, np.where(several, spread, np.median(spread[several]) if several.any() else 0.0)
 
 
 def on_reference(reference: ReferenceShape, surface: Surface, values: Values, reach_mm: float) -> Values:
-    """Values of a specimen's surface points at the reference's points: the nearest one's, NaN beyond reach."""
-    distance, index = cKDTree(surface.points_mm).query(
-        reference.surface.points_mm, distance_upper_bound=reach_mm, workers=-1
-    )
+    """Values of a specimen's surface points at the reference's points: the nearest's on that side, NaN beyond reach."""
+    wanted = sided(reference.surface.points_mm, reference.surface.normals, reach_mm)
+    own = cKDTree(sided(surface.points_mm, surface.normals, reach_mm))
+    distance, index = own.query(wanted, distance_upper_bound=reach_mm, workers=-1)
     found = np.isfinite(distance)
     return np.where(found, values[np.where(found, index, 0)], np.nan)

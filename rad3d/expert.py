@@ -19,7 +19,7 @@ from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError
 from rad3d.files import atomic_folder
 from rad3d.labelled import LabelledMemory
-from rad3d.memory import check_fingerprint
+from rad3d.memory import MEMORY_FILES, check_fingerprint
 from rad3d.mrad import LabelledScores, TunedMaps, score_train_free, score_tuned
 from rad3d.patches import Patches, cut
 from rad3d.prompted import DynamicPrompts, TextTower, prompts_fingerprint, score_prompted
@@ -83,7 +83,7 @@ class Expert:
 
     def save(self, folder: str | Path) -> Path:
         """Write it into `folder`, all or nothing."""
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, MEMORY_FILES) as new:
             self.write_into(new)
         return Path(folder)
 

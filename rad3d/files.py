@@ -3,9 +3,11 @@
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 
 from rad3d.arrays import Colours, Faces, Points
@@ -57,10 +59,14 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
     """A temporary sibling folder to fill, renamed to `path` at the end and removed on any exception.
 
-    An older folder is replaced if it is empty or shares a file name with the new one; any other is somebody's data.
+    An older version is replaced; a folder that holds anything else is somebody's data.
+
+    Args:
+        path: where it is to be.
+        own: patterns of names that an older version may hold and a new one lack.
 
     Raises:
         ResultError: it cannot be written (disk full, no permission), or `path` holds something else.
@@ -71,7 +77,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         if path.exists():
-            _replace(path, partial)
+            _replace(path, partial, own)
         else:
             partial.rename(path)
     except OSError as error:
@@ -80,20 +86,30 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replace(path: Path, new: Path) -> None:
-    """Put folder `new` in the place of an older version of itself."""
-    if not path.is_dir():
+def check_replaceable(path: Path, own: Sequence[str]) -> None:
+    """Refuse a folder that holds anything but what `own` (patterns of names) allows.
+
+    Raises:
+        ResultError: a file is there, or a folder with other things.
+    """
+    if path.exists() and not path.is_dir():
         raise ResultError(
             path, expected="a folder or nothing", got="a file", remedy="choose another output or remove it"
         )
-    old_names = {item.name for item in path.iterdir()}
-    if old_names and not any((new / name).is_file() for name in old_names):
+    names = sorted(item.name for item in path.iterdir()) if path.exists() else []
+    foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in own)]
+    if foreign:
         raise ResultError(
             path,
             expected="an empty folder or an older version of the same output",
-            got=f"a folder with other files ({', '.join(sorted(old_names)[:3])})",
-            remedy="choose another output or remove the folder",
+            got=f"a folder with other files ({', '.join(foreign[:3])})",
+            remedy="choose another output, or move those files away",
         )
+
+
+def _replace(path: Path, new: Path, own: Sequence[str]) -> None:
+    """Put folder `new` in the place of an older version of itself."""
+    check_replaceable(path, [*own, *(escape(item.name) for item in new.iterdir())])
     old = _partial(path)
     path.rename(old)
     try:

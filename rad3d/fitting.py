@@ -48,6 +48,13 @@ def check_names(scans: Sequence[Scan]) -> None:
     """Refuse an empty list and two specimens of one name."""
     names = [scan.specimen for scan in scans]
     repeated = sorted({name for name in names if names.count(name) > 1})
+    if len({bool(scan.views) for scan in scans}) > 1:
+        raise ScanError(
+            "fit",
+            expected="good specimens that were all captured in views, or none",
+            got="both kinds",
+            remedy="fit a memory for each: their views do not look alike",
+        )
     if not scans or repeated:
         raise ScanError(
             "fit",
@@ -68,8 +75,19 @@ def reference_surface(scans: Sequence[Scan], nominal: Scan | None) -> tuple[Surf
 
 
 def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:
-    """Cameras for rendered views, and the surface that can be inspected from anywhere."""
+    """Cameras for rendered views, and the surface that can be inspected from anywhere.
+
+    Raises:
+        ScanError: nothing can be seen.
+    """
     viewpoints = choose_viewpoints(reference, settings.views, settings.encoder.input_hw, encoder.patch_size)
+    if not viewpoints.cameras or not viewpoints.inspectable.any():
+        raise ScanError(
+            reference.source or reference.specimen,
+            expected="a surface that can be seen from outside",
+            got="one of which no camera sees the front",
+            remedy="export it with its normals pointing outwards",
+        )
     return viewpoints.cameras, viewpoints.inspectable
 
 

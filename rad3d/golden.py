@@ -75,7 +75,9 @@ def _symmetries(reference: Reference, scan: Scan) -> Symmetries:
 
 
 def _surface(posed: Sequence[Scan]) -> Surface:
-    return merged_surface([placed(view, np.eye(4)) for scan in posed for view in scan.views])
+    return merged_surface(
+        [placed(view, np.eye(4)) for scan in posed for view in scan.views if view.points_mm is not None]
+    )
 
 
 def _moved(scan: Scan, poses: Sequence[Pose | None]) -> Scan:

@@ -24,9 +24,9 @@ from rad3d.backproject import view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
 from rad3d.defects import measure, regions
-from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference
+from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference, sided
 from rad3d.encoder import Encoder
-from rad3d.errors import MemoryFormatError, RegistrationError
+from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
 from rad3d.evidence import Evidence, Remembered, gather
 from rad3d.expert import Expert
 from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
@@ -45,7 +45,7 @@ from rad3d.fitting import (
 )
 from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
-from rad3d.memory import Memory, check_fingerprint
+from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
 from rad3d.observe import Clock, Observation, observe
 from rad3d.register import Reference, build_reference
 from rad3d.result import REGISTRATION, Inspection, PointScores, Verdict, ViewScores
@@ -155,7 +155,8 @@ class Inspector:
             track: shows progress.
 
         Raises:
-            ScanError: no scan, or two of one name.
+            ScanError: no scan, two of one name, captures among others, or nothing of the surface can be seen.
+            RegistrationError: a good specimen does not fit the reference.
         """
         settings = settings or Settings()
         check_names(scans)
@@ -205,7 +206,19 @@ class Inspector:
         )
 
     def inspect(self, scan: Scan) -> Inspection:
-        """Find what differs on a specimen."""
+        """Find what differs on a specimen.
+
+        Raises:
+            ScanError: a capture where the good specimens were meshes or clouds, or the other way round.
+        """
+        if bool(scan.views) == bool(self.cameras):
+            known, got = ("rendered", "captured") if scan.views else ("captured", "rendered")
+            raise ScanError(
+                scan.source or scan.specimen,
+                expected=f"a scan like the good ones, of which the memory holds {known} views",
+                got=f"one that is seen in {got} views",
+                remedy="fit on good specimens that were scanned in the same way",
+            )
         clock = Clock()
         with clock("start"):
             encoder, reference, remembered = self.encoder, self.reference, self.remembered
@@ -305,9 +318,10 @@ class Inspector:
         judged = observation.surface.points_mm[seen]
         if not len(judged):
             return 0.0, 0.0
-        reached = np.isfinite(
-            cKDTree(judged).query(self.shape.surface.points_mm, distance_upper_bound=REACH_MM, workers=-1)[0]
-        )
+        normals = observation.surface.normals[seen]
+        wanted = sided(self.shape.surface.points_mm, self.shape.surface.normals, REACH_MM)
+        apart = cKDTree(sided(judged, normals, REACH_MM)).query(wanted, distance_upper_bound=REACH_MM, workers=-1)[0]
+        reached = np.isfinite(apart)
         area = self.shape.surface.areas_mm2
         inspectable = float((area * self.inspectable).sum())
         covered = float((area * (reached & self.inspectable)).sum())
@@ -369,7 +383,7 @@ class Inspector:
                 for camera in self.cameras
             ],
         }
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, MEMORY_FILES) as new:
             self.memory.write_into(new)
             write_log(new, self.log)
             if self.expert is not None:
@@ -438,16 +452,16 @@ def _chances(expert: Expert | None, observation: Observation) -> ScoreMap | None
 
 
 def specimen_score(evidence: Evidence) -> float:
-    """One number per specimen: the highest fused score on its surface; 0 where nothing was judged."""
-    return float(np.nanmax(evidence.score)) if np.isfinite(evidence.score).any() else 0.0
+    """One number per specimen: the highest fused score on its surface; NaN where nothing was judged."""
+    return float(np.nanmax(evidence.score)) if np.isfinite(evidence.score).any() else float("nan")
 
 
 def _registrations(observation: Observation) -> tuple[dict[str, Any], ...]:
     """For the report: how well the scan, or each of its views, was brought into the part frame."""
-    names = [view.name for view in observation.scan.views] or [None]
+    names: list[str | None] = [view.name for view in observation.scan.views]
     return tuple(
         {"view": name, **{field: getattr(found, field) for field in REGISTRATION}}
-        for name, found in zip(names, observation.registrations, strict=True)
+        for name, found in zip(names or [None], observation.registrations, strict=True)
     )
 
 

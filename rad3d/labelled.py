@@ -19,7 +19,7 @@ from rad3d.arrays import Flags, Indices, Mask
 from rad3d.encoder import ClipFeatures
 from rad3d.errors import DatasetError, MemoryFormatError
 from rad3d.files import atomic_folder
-from rad3d.memory import check_fingerprint
+from rad3d.memory import MEMORY_FILES, check_fingerprint
 
 _log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class LabelledMemory:
 
     def save(self, folder: str | Path) -> Path:
         """Write the memory into `folder`, all or nothing."""
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, MEMORY_FILES) as new:
             self.write_into(new)
         return Path(folder)
 

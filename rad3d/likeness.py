@@ -16,7 +16,7 @@ from rad3d.result import PatchPair
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
 
-NEAR_MM = 1.0
+NEAR_MM = 3.0
 """Patches placed this near a defect's surface show it."""
 
 AROUND = 2
@@ -44,7 +44,9 @@ def patch_pairs(
     for number in range(1, int(labels.max(initial=0)) + 1):
         region = cKDTree(observation.surface.points_mm[labels == number])
         apart = region.query(query.points_mm, workers=-1)[0]
-        rows = np.flatnonzero(apart <= max(NEAR_MM, float(apart.min(initial=np.inf))))
+        rows = np.flatnonzero(apart <= NEAR_MM)
+        if not len(rows):
+            continue
         scores = surface_scores(_rows(query, rows), remembered, settings.surface)
         if not np.isfinite(scores.raw).any():
             continue

@@ -21,6 +21,9 @@ from rad3d.errors import MemoryFormatError
 from rad3d.files import atomic_folder
 from rad3d.patches import Patches
 
+MEMORY_FILES = ("memory.*", "inspector.*", "labelled.*", "expert.json", "maps.*", "prompts.*", "feedback.jsonl")
+"""Patterns of what may be in the folder of a memory of any kind."""
+
 FORMAT_VERSION = 1
 
 
@@ -182,7 +185,7 @@ class Memory:
     def save(self, folder: str | Path) -> Path:
         """Write the memory into `folder`, all or nothing."""
         folder = Path(folder)
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, MEMORY_FILES) as new:
             self.write_into(new)
         return folder
 

@@ -41,6 +41,13 @@ def judge_of(
     only_labels = (memory / "labelled.json").exists() and not (memory / "inspector.json").exists()
     method = "mrad-ft" if method is None and only_labels else method
     if method in MRAD_NAMES:
+        if false_reject is not None:
+            raise SettingsError(
+                "--false-reject",
+                expected="a method that is calibrated on good specimens",
+                got=method,
+                remedy="leave it out: labels of other parts rank specimens, and reject none",
+            )
         return partial(inspect_zero_shot, Expert.load(memory, method)), REASON
     inspector = Inspector.load(memory)
     fitted = "rad3d" if inspector.expert is None else "rad3d+mrad"

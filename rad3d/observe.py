@@ -16,7 +16,7 @@ from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import outliers
 from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.patches import Patches, encode_views
-from rad3d.register import Reference, Registration, register_surface, register_views
+from rad3d.register import Reference, Registration, nowhere, register_surface, register_views
 from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface, merged_surface
 from rad3d.segment import foreground
@@ -128,8 +128,10 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
     if not scan.views:
         found = (register_surface(scan.surface, reference),)
     elif has_poses(scan):
-        together = merged_surface([placed(view, np.eye(4)) for view in scan.views])
-        found = (register_surface(together, reference),) * len(scan.views)
+        usable = [_usable(view) for view in scan.views]
+        together = merged_surface([view for view in usable if isinstance(view, View)])
+        whole = register_surface(together, reference)
+        found = tuple(whole if isinstance(view, View) else nowhere(view) for view in usable)
     else:
         found = tuple(register_views(scan.views, reference))
     if not any(registration.trusted for registration in found):
@@ -155,6 +157,14 @@ def _check_noise(scan: Scan) -> None:
             got=f"{stray:.0%} of the points lie on no surface",
             remedy="remove stray points in the scanner's software, or scan again",
         )
+
+
+def _usable(view: View) -> View | str:
+    """The view without its background, or why it shows nothing of the specimen."""
+    try:
+        return placed(view, np.eye(4))
+    except (RegistrationError, ScanError) as error:
+        return error.got
 
 
 def placed(view: View, part_from_scan: Pose) -> View:

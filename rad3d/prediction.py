@@ -78,7 +78,7 @@ class Prediction:
             "centroids_mm": None if self.centroids_mm is None else self.centroids_mm.tolist(),
             "defect_areas_mm2": None if self.defect_areas_mm2 is None else self.defect_areas_mm2.tolist(),
         }
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, ("prediction.json", "points.npy", "*.tiff", "*.part.png")) as new:
             for view in self.views:
                 tifffile.imwrite(new / f"{view.name}.tiff", view.scores.astype(np.float32), compression="zlib")
                 if view.part is not None:

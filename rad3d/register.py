@@ -4,7 +4,7 @@ Many poses are tried at once on a coarse grid of the reference, the best are ref
 near-symmetric rivals at full resolution. A local search alone ends a tooth off on a gear, at nearly the same fitness.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -55,9 +55,6 @@ NOISE_MM = 0.02
 SIZE_RATIO, MAX_SIZE_RATIO = 1.3, 5.0
 """A scan is no larger than the part but for this (spread of its points), and no smaller than this fraction."""
 SURE_FITNESS = 0.97
-
-Appearance = Callable[[Pose], float]
-"""How badly the looks of the scan fit at a pose part_from_scan: smaller is better, scaled like millimetres."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,9 +249,7 @@ class Seen:
         return np.pad(self.depth_mm, 1, constant_values=np.nan)
 
 
-def register_surface(
-    surface: Surface, reference: Reference, initial: Pose | None = None, appearance: Appearance | None = None
-) -> Registration:
+def register_surface(surface: Surface, reference: Reference, initial: Pose | None = None) -> Registration:
     """Find part_from_scan of a mesh or cloud in any pose.
 
     Args:
@@ -262,19 +257,18 @@ def register_surface(
         reference: the part's.
         initial: a guess of part_from_scan; of equivalent poses the one nearest to it is returned (default: identity,
             so that a scan already in the part frame stays where it is).
-        appearance: tells poses apart that fit almost equally well.
 
     Raises:
         RegistrationError: the scan has too few points.
     """
     query = _Whole(Target(_samples(surface, SCAN_SAMPLES, "scan")))
     wanted = np.eye(4) if initial is None else initial
-    return _register(query, reference, wanted, appearance)
+    return _register(query, reference, wanted)
 
 
-def _register(query: _Whole | Seen, reference: Reference, wanted: Pose, appearance: Appearance | None) -> Registration:
+def _register(query: _Whole | Seen, reference: Reference, wanted: Pose) -> Registration:
     found = _search(query, reference, wanted)
-    result = _judge(query, reference, found, wanted, appearance)
+    result = _judge(query, reference, found, wanted)
     if not 1 / MAX_SIZE_RATIO < _size_ratio(query.scan, reference) < SIZE_RATIO:
         return _check_size(query.scan, reference, result)
     if result.fitness < SURE_FITNESS:
@@ -282,7 +276,7 @@ def _register(query: _Whole | Seen, reference: Reference, wanted: Pose, appearan
         again = _search(query, reference, wanted)
         if again.costs[0] < found.costs[0]:
             found = again
-            result = _judge(query, reference, found, wanted, appearance)
+            result = _judge(query, reference, found, wanted)
     if result.fitness < SURE_FITNESS and _fits_mirrored(query, reference, found):
         result = _untrusted(result, "the scan fits the part's mirror image better than the part")
     return _check_size(query.scan, reference, result)
@@ -350,21 +344,13 @@ def _modulo_symmetry(poses: Poses, costs: np.ndarray, reference: Reference) -> P
     return np.stack(kept)
 
 
-def _judge(
-    query: _Query, reference: Reference, found: _Candidates, wanted: Pose, appearance: Appearance | None
-) -> Registration:
+def _judge(query: _Query, reference: Reference, found: _Candidates, wanted: Pose) -> Registration:
     """The best candidate, polished, measured and compared with the others."""
     same = [i for i in range(len(found.poses)) if reference.interchangeable(found.poses[0], found.poses[i])]
     best = min([0, *same], key=lambda index: found.costs[index])
     contests = {i: found.rivalry(i, reference.inlier_mm) for i in range(len(found.poses)) if i not in {0, *same}}
     equal = [best, *(i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS)]
     margin = min((margin for margin, _ in contests.values()), default=1.0)
-    if appearance is not None and len(equal) > 1:
-        looks = np.array([appearance(found.poses[index]) for index in equal])
-        first, second = np.argsort(looks)[:2]
-        best = equal[first]
-        if looks[second] > (1 + CLEARLY_BETTER) * looks[first]:
-            equal = [best]
     pose = nearest_equivalent(found.poses[best], wanted, reference.symmetries, reference.marks_mm)
     pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
     result = _measured(query, reference, pose, margin)
@@ -468,7 +454,7 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
     """
     queries: list[Seen | str] = [seen_of(view) for view in views]
     results = [
-        _nowhere(query) if isinstance(query, str) else _register(query, reference, np.eye(4), None) for query in queries
+        nowhere(query) if isinstance(query, str) else _register(query, reference, np.eye(4)) for query in queries
     ]
     return _refined_together(queries, results, reference)
 
@@ -493,7 +479,8 @@ def seen_of(view: View) -> Seen | str:
     return Seen(Target(samples), view.points_mm[..., 2].astype(np.float64), intrinsics)
 
 
-def _nowhere(reason: str) -> Registration:
+def nowhere(reason: str) -> Registration:
+    """The registration of what cannot be registered."""
     return Registration(np.eye(4), 0.0, float("nan"), 0.0, 0.0, ("all",), False, reason)
 
 

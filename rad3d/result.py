@@ -29,6 +29,9 @@ ADDED_SINCE: Mapping[int, Mapping[str, Any]] = {
 REGISTRATION = ("fitness", "rmse_mm", "overlap", "margin", "free_directions", "trusted", "reason")
 """What a report has of `rad3d.register.Registration`."""
 
+RESULT_FILES = ("scored.ply", "report.json", "views", "maps", "evidence", "views.png")
+"""What may be in the folder of a result."""
+
 Verdict = Literal["pass", "fail", "incomplete"]
 DefectKind = Literal["missing material", "excess material", "surface only"]
 
@@ -151,9 +154,9 @@ class Inspection:
         unit: unit of the source file.
         verdict: pass, fail, or incomplete.
         reason: why, in a sentence.
-        score: the specimen's score; it fails above `threshold`.
+        score: the specimen's score; above `threshold` it fails, unless what is above is smaller than settings allow.
         threshold: specimen threshold.
-        point_threshold: surface points above it belong to a defect.
+        point_threshold: around a peak above `threshold`, surface points above this may belong to its defect.
         coverage: share of the inspectable surface that was judged.
         coverage_total: share of the whole surface that was judged.
         false_reject: asked and guaranteed rate, n_good, method.
@@ -250,7 +253,7 @@ class Inspection:
             extra: called with the folder before it is in place, to add files of its own.
         """
         folder = Path(folder)
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, RESULT_FILES) as new:
             per_unit = MM_PER_UNIT[self.unit]
             # the one scalar that MeshLab reads, and NaN in it makes MeshLab crash
             quality = np.nan_to_num(self.points.anomaly_score, nan=NOT_INSPECTED)
@@ -311,9 +314,7 @@ def load_result(folder: str | Path) -> Inspection:
 
 def _read(report: dict[str, Any], folder: Path) -> Inspection:
     ply = read_ply(folder / "scored.ply")
-    defects = tuple(
-        Defect(**{**_with_nan(defect), "kind": defect.get("kind")}) for defect in report.pop("defects")
-    )
+    defects = tuple(Defect(**{**_with_nan(defect), "kind": defect.get("kind")}) for defect in report.pop("defects"))
     views = tuple(
         ViewScores(
             view["name"],

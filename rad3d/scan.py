@@ -1,5 +1,6 @@
 """What was measured of a specimen, and the surface on which it is judged."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +14,8 @@ from rad3d.arrays import Colours, Faces, Indices, Points, Pose, Values
 from rad3d.errors import ScanError
 from rad3d.geometry import face_normals_areas, transform_directions, transform_points, unit
 from rad3d.view import View
+
+logger = logging.getLogger(__name__)
 
 Unit = Literal["mm", "m", "inch"]
 MM_PER_UNIT: dict[Unit, float] = {"mm": 1.0, "m": 1000.0, "inch": 25.4}
@@ -171,6 +174,9 @@ def _mesh_surface(scan: Scan) -> tuple[Surface, Indices]:
     faces = surface_from_vertex[scan.faces]
     normals, areas = face_normals_areas(points, faces)
     faces = faces[areas > 0]
+    if _inside_out(points, faces):
+        logger.warning("%s: its faces look inwards; they were turned", scan.source or scan.specimen)
+        faces = faces[:, ::-1]
     if not len(faces):
         raise ScanError(
             scan.source or scan.specimen,
@@ -190,6 +196,17 @@ def _mesh_surface(scan: Scan) -> tuple[Surface, Indices]:
             )
         point_areas += np.bincount(faces[:, corner], weights=areas / 3, minlength=len(points))
     return Surface(points, unit(point_normals), point_areas, faces, colours), surface_from_vertex
+
+
+def _inside_out(points: Points, faces: Faces) -> bool:
+    """Whether a closed mesh has its normals inside; of an open one nothing tells."""
+    corners = points[faces] - points.mean(axis=0)
+    volume = np.einsum("ni,ni->n", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum()
+    if volume >= 0:
+        return False
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    there, back = (np.sort(edges[:, i] * len(points) + edges[:, 1 - i]) for i in (0, 1))
+    return bool(np.array_equal(there, back))
 
 
 def _refine(

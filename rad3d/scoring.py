@@ -176,7 +176,7 @@ def _images(judged: Judged, summaries: Sequence[_Summary]) -> tuple[Values, np.n
     scores: list[float] = []
     labels: list[int] = []
     for (sample, _), summary in zip(judged, summaries, strict=True):
-        if len(summary.view_scores) == 1 or sample.label == 0:
+        if len(sample.views) == 1 or sample.label == 0:
             scores += summary.view_scores
             labels += [sample.label] * len(summary.view_scores)
             continue

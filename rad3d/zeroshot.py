@@ -37,7 +37,8 @@ def inspect_zero_shot(expert: Expert, scan: Scan, settings: Settings | None = No
     Raises:
         ScanError: captured views without poses, which nothing brings together.
     """
-    settings, clock, encoder = settings or Settings(), Clock(), expert.encoder
+    settings = replace(settings or Settings(), encoder=expert.settings)
+    clock, encoder = Clock(), expert.encoder
     with clock("rendering"):
         views = _views(scan, settings, expert)
         surface = merged_surface(views) if scan.views else scan.surface
@@ -96,7 +97,7 @@ def _views(scan: Scan, settings: Settings, expert: Expert) -> tuple[View, ...]:
             got=f"{len(unposed)} views without",
             remedy="give the poses, or judge the images alone with `rad3d evaluate --method mrad-tf`",
         )
-    return tuple(placed(view, np.eye(4)) for view in scan.views)
+    return tuple(placed(view, np.eye(4)) for view in scan.views if view.points_mm is not None)
 
 
 def _windows(views: tuple[View, ...], expert: Expert, settings: Settings) -> Patches:

@@ -42,10 +42,14 @@ def test_interruption_leaves_the_older_folder_alone(tmp_path: Path, error: type[
 def test_an_older_version_is_replaced_entirely(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for content in ("old", "new"):
-        with atomic_folder(out) as new:
+        with atomic_folder(out, ["old"]) as new:
             (new / "report.json").write_text(content)
             (new / content).write_text("")
     assert names(out) == {"report.json", "new"}
+    (out / "thesis.tex").write_text("years")
+    with pytest.raises(ResultError, match=r"thesis\.tex"), atomic_folder(out, ["new"]) as new:
+        (new / "report.json").write_text("newer")
+    assert names(out) == {"report.json", "new", "thesis.tex"}
     assert names(tmp_path) == {"out"}
 
 

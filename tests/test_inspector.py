@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from importlib.resources import files
 from io import BytesIO
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -15,12 +16,17 @@ from PIL import Image
 
 from rad3d import Inspector, Scan, load_result
 from rad3d.datasets.machine_elements import make_specimen
+from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
+from rad3d.evidence import smoothed
 from rad3d.geometry import random_rotation, transform_points, translation
+from rad3d.inspector import specimen_score
 from rad3d.patches import BACKGROUND, cut, place, windows_of
 from rad3d.ply import read_ply, write_ply
 from rad3d.render import renderer_for
+from rad3d.scan import Surface
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
+from rad3d.view import View
 
 PART = "bracket"
 SMALL = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
@@ -135,6 +141,8 @@ def test_every_vertex_of_the_file_is_scored_in_its_order(tmp_path, inspector, de
         "agreement": "float32",
         "views_seen": "int32",
         "deviation_mm": "float32",
+        "geometry_score": "float32",
+        "defect_id": "int32",
         "quality": "float32",
     }
     loaded = trimesh.load(folder / "scored.ply", process=False)
@@ -206,9 +214,43 @@ def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(
     single = Inspector.fit(good_scans[:1], SMALL, part=PART)
     assert "one good specimen" in caplog.text
     rate = single.threshold[1]
-    assert (rate.n_good, rate.guaranteed, rate.method) == (1, 0.5, "extrapolated")
+    assert (rate.n_good, rate.guaranteed, rate.method) == (1, None, "extrapolated")
     assert single.inspect(dented.scan).verdict == "fail"
     assert single.inspect(good_scans[1]).verdict == "pass"
+
+
+def test_captured_views_and_rendered_ones_are_not_compared(inspector, good_scans):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    capture = Scan("c", vertices_mm=np.empty((0, 3)), views=(View("v", "captured", pixels, np.zeros((4, 4, 3))),))
+    with pytest.raises(ScanError, match="rendered views, got one that is seen in captured"):
+        inspector.inspect(capture)
+    with pytest.raises(ScanError, match="both kinds"):
+        Inspector.fit([capture, *good_scans])
+
+
+def test_nothing_judged_is_no_score_and_one_side_of_a_sheet_is_half_of_it(inspector, good_scans):
+    axis = np.arange(0, 20, 0.5)
+    x, y = (v.ravel() for v in np.meshgrid(axis, axis))
+    top = np.stack([x, y, np.full(x.size, 0.5)], axis=1)
+    points = np.concatenate([top, top * (1, 1, 0)])
+    up = np.array([0.0, 0.0, 1.0])
+    normals = np.concatenate([np.tile(up, (len(top), 1)), np.tile(-up, (len(top), 1))])
+    sheet = Surface(points, normals, np.full(len(points), 0.25))
+    shape = ReferenceShape(sheet)
+    seen = np.repeat([3, 0], len(top))
+    values = np.where(seen > 0, 1.0, np.nan)
+    stained = np.where((np.abs(x - 10) < 1.5) & (np.abs(y - 10) < 1.5), 10.0, 0.0)
+    observation = SimpleNamespace(surface=sheet)
+    evidence = SimpleNamespace(score=values, views_seen=seen)
+    flat = replace(inspector, shape=shape, inspectable=np.ones(len(points), bool))
+    assert flat._coverage(observation, evidence) == (0.5, 0.5)
+    once = on_reference(shape, Surface(top, normals[: len(top)], np.full(len(top), 0.25)), x, 2.0)
+    assert np.isfinite(once[: len(top)]).all()
+    assert np.isnan(once[len(top) :]).all()
+    both = smoothed(observation, np.concatenate([stained, np.zeros(len(top))]))
+    assert both[len(top) :].max() == 0
+    assert both.max() == pytest.approx(10)
+    assert np.isnan(specimen_score(SimpleNamespace(score=np.full(3, np.nan))))
 
 
 def test_specimens_need_names_of_their_own(good_scans):
@@ -222,7 +264,8 @@ def test_tolerances_are_settings(inspector, dented):
     tolerant = replace(inspector, settings=replace(inspector.settings, verdict=VerdictSettings(min_area_mm2=1e6)))
     assert tolerant.inspect(dented.scan).verdict == "pass"
     strict = replace(inspector, settings=replace(inspector.settings, verdict=VerdictSettings(min_coverage=1.0)))
-    assert strict.inspect(make_specimen(PART, 21).scan).verdict in ("incomplete", "pass")
+    whole = strict.inspect(make_specimen(PART, 21).scan)
+    assert whole.verdict == ("pass" if whole.coverage == 1.0 else "incomplete")
 
 
 def test_fit_and_inspect_work_where_open3d_cannot_be_imported(tmp_path, good_scans, dented):
