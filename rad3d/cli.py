@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -567,24 +568,35 @@ def show_table(inspections: Sequence["Inspection"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("specimen", "verdict", "score", "threshold", "defects", "largest (mm)", "coverage")
+    table = Table("specimen", "verdict", "score", "threshold", "defects", "worst (mm)", "coverage")
     for inspection in inspections:
-        largest = max((defect.extent_mm[0] for defect in inspection.defects), default=None)
         table.add_row(
             inspection.specimen,
             inspection.verdict,
             f"{inspection.score:.2f}",
             f"{inspection.threshold:.2f}",
             str(len(inspection.defects)),
-            "" if largest is None else f"{largest:.1f}",
+            worst_of(inspection),
             f"{inspection.coverage:.0%}",
         )
     Console().print(table)
 
 
+def worst_of(inspection: "Inspection") -> str:
+    """The strongest defect: its kind, size, and place along the axes of the file."""
+    if not inspection.defects:
+        return ""
+    worst = inspection.defects[0]
+    x, y, z = worst.centroid_mm
+    return f"{worst.kind or 'defect'}, {worst.extent_mm[0]:.1f} at ({x:.1f}, {y:.1f}, {z:.1f})"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `rad3d` command."""
     logging.basicConfig(level=logging.WARNING, format="rad3d: %(message)s")
+    if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"rad3d {version('rad3d')}")
+        raise SystemExit(PASS)
     try:
         code = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rad3d", description=__doc__, args=arguments)
     except Rad3dError as error:

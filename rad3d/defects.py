@@ -20,6 +20,10 @@ PEAK_SHARE = 0.5
 BLUR_MM = 3.0
 """What is anomalous this near a defect is its blur."""
 
+HALO_SHARE = 1 / 3
+"""Up to twice as far so is what looks anomalous, unlike in shape, at less than this share of the defect's peak: a
+transformer's patches know their neighbours."""
+
 
 def regions(
     surface: Surface, scores: Values, geometry: Values, low: float, high: float, min_area_mm2: float = 0.0
@@ -27,15 +31,15 @@ def regions(
     """Number the anomalous regions: 1, 2, ... by falling peak score; 0 elsewhere (n,).
 
     From the highest point on: the connected surface around it above `low` that scores above `PEAK_SHARE` of it, or
-    whose shape alone (`geometry`, which does not blur) is above `high`, is a region, and what lies within `BLUR_MM`
-    of it on the same piece is its blur; until no point above `high` is left.
+    whose shape alone (`geometry`, which does not blur) is above `high`, is a region, and what lies around it on the
+    same piece is its blur (`BLUR_MM`, `HALO_SHARE`); until no point above `high` is left.
     """
     above = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > low)
     labels = np.zeros(len(scores), np.int32)
     if not len(above):
         return labels
     points = surface.points_mm[above]
-    tree, neighbours = cKDTree(points), _neighbours(surface, above)
+    neighbours = _neighbours(surface, above)
     _, piece = connected_components(neighbours, directed=False)
     left, shaped = scores[above].astype(float), geometry[above] > high
     number = 0
@@ -44,8 +48,10 @@ def regions(
         members = np.flatnonzero((left > max(low, PEAK_SHARE * left[peak])) | (shaped & np.isfinite(left)))
         _, component = connected_components(neighbours[members][:, members], directed=False)
         region = members[component == component[np.searchsorted(members, peak)]]
-        near = np.unique(np.concatenate(tree.query_ball_point(points[region], BLUR_MM)).astype(int))
-        left[near[piece[near] == piece[peak]]] = -np.inf
+        top = left[peak]
+        apart = cKDTree(points[region]).query(points, distance_upper_bound=2 * BLUR_MM, workers=-1)[0]
+        halo = np.isfinite(apart) & ~shaped & (left < HALO_SHARE * top)
+        left[((apart <= BLUR_MM) | halo) & (piece == piece[peak])] = -np.inf
         if surface.areas_mm2[above[region]].sum() >= min_area_mm2:
             number += 1
             labels[above[region]] = number

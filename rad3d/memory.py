@@ -225,6 +225,13 @@ class Memory:
             MemoryFormatError: missing, truncated, of another format or another encoder.
         """
         folder = Path(folder)
+        if not folder.is_dir():
+            raise MemoryFormatError(
+                folder,
+                expected="the folder of a memory written by `rad3d fit`",
+                got="no folder",
+                remedy="check the path",
+            )
         file = folder / "memory.safetensors"
         try:
             header = json.loads((folder / "memory.json").read_text())

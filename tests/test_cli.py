@@ -5,6 +5,7 @@ import struct
 import sys
 import tomllib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,9 @@ def run(*arguments):
 def test_exit_code_follows_the_worst_verdict(memory, scans, tmp_path, capsys):
     assert run("inspect", memory, scans / "fresh.ply", "-o", tmp_path / "a") == 0
     assert run("inspect", memory, f"{scans}/*.ply", "-o", tmp_path / "b") == 1
-    assert "holed" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "holed" in shown
+    assert "missing" in shown  # the kind of the worst defect
     for name in ("fresh", "holed"):
         written = {path.name for path in (tmp_path / "b" / name).iterdir()}
         assert {"scored.ply", "report.json", "views.png", "views", "maps"} <= written
@@ -165,6 +168,16 @@ def test_render_writes_one_image_per_viewpoint(scans, tmp_path):
 def test_weights_are_listed(capsys):
     assert run("weights", "list") == 0
     assert "clip-b16-q8" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"rad3d {version('rad3d')}\n"
+
+
+def test_a_memory_that_is_not_there_is_a_wrong_path(scans, tmp_path, capsys):
+    assert run("inspect", tmp_path / "typo", scans / "fresh.ply", "-o", tmp_path / "out") == 2
+    assert "got no folder. Remedy: check the path" in capsys.readouterr().err
 
 
 def test_usage_errors_return_2(capsys):

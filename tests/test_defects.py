@@ -132,3 +132,18 @@ def test_a_defect_of_material_has_its_kind_depth_and_volume(depth, kind):
     assert (defect.views_seen, defect.agreement) == (3, 0.5)
     (unknown,) = measure(surface, scored(scores, labels, deviation, geometry), np.eye(4))
     assert np.isnan(unknown.volume_mm3)
+
+
+def test_the_halo_of_a_strong_defect_is_none_but_a_weak_defect_of_shape_beside_it_is():
+    surface = plate()
+    distance = np.linalg.norm(surface.points_mm[:, :2] - (10, 10), axis=1)
+    scores = np.where(distance < 1.5, 80.0, 0.0)
+    beside = patch(surface, 15, 9, 2, 2)  # 3 to 6 mm from its rim
+    scores[beside] = 20
+    far = patch(surface, 24, 8, 2, 4)
+    scores[far] = 20
+    labels = regions(surface, scores, 0 * scores, low=1, high=5)
+    assert set(labels[beside]) == {0}
+    assert set(labels[far]) == {2}
+    shaped = regions(surface, scores, np.where(beside, 20.0, 0.0), low=1, high=5)
+    assert set(shaped[beside]) | set(shaped[far]) == {2, 3}

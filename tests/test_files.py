@@ -109,3 +109,12 @@ def test_empty_and_missing_files_are_told_apart(tmp_path: Path) -> None:
         read_bytes(tmp_path / "empty", "a mesh")
     with pytest.raises(ScanError, match="No such file"):
         read_bytes(tmp_path / "missing", "a mesh")
+
+
+def test_an_output_of_folders_alone_is_replaced(tmp_path: Path) -> None:
+    """As the demo's scans are when it runs again."""
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "scans") as new:
+            (new / "good").mkdir()
+            (new / "good" / "a.ply").write_text(content)
+    assert (tmp_path / "scans" / "good" / "a.ply").read_text() == "new"
