@@ -31,14 +31,14 @@ def regions(
     """Number the anomalous regions: 1, 2, ... by falling peak score; 0 elsewhere (n,).
 
     From the highest point on: the connected surface around it above `low` that scores above `PEAK_SHARE` of it, or
-    whose shape alone (`geometry`, which does not blur) is above `high`, is a region, and what lies around it on the
-    same piece is its blur (`BLUR_MM`, `HALO_SHARE`); until no point above `high` is left.
+    whose shape alone (`geometry`, which does not blur) is above `high`, is a region, and what lies around it is
+    its blur (`BLUR_MM` on the same piece, `HALO_SHARE` on the same side); until no point above `high` is left.
     """
     above = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > low)
     labels = np.zeros(len(scores), np.int32)
     if not len(above):
         return labels
-    points = surface.points_mm[above]
+    points, normals = surface.points_mm[above], surface.normals[above]
     neighbours = _neighbours(surface, above)
     _, piece = connected_components(neighbours, directed=False)
     left, shaped = scores[above].astype(float), geometry[above] > high
@@ -49,9 +49,11 @@ def regions(
         _, component = connected_components(neighbours[members][:, members], directed=False)
         region = members[component == component[np.searchsorted(members, peak)]]
         top = left[peak]
-        apart = cKDTree(points[region]).query(points, distance_upper_bound=2 * BLUR_MM, workers=-1)[0]
-        halo = np.isfinite(apart) & ~shaped & (left < HALO_SHARE * top)
-        left[((apart <= BLUR_MM) | halo) & (piece == piece[peak])] = -np.inf
+        apart, nearest = cKDTree(points[region]).query(points, distance_upper_bound=2 * BLUR_MM, workers=-1)
+        normal = normals[region[np.minimum(nearest, len(region) - 1)]]
+        same_side = np.einsum("ni,ni->n", normals, normal) > 0
+        halo = np.isfinite(apart) & same_side & ~shaped & (left < HALO_SHARE * top)
+        left[halo | ((apart <= BLUR_MM) & (piece == piece[peak]))] = -np.inf
         if surface.areas_mm2[above[region]].sum() >= min_area_mm2:
             number += 1
             labels[above[region]] = number
