@@ -146,7 +146,7 @@ def evaluate(
     run = _describe(dataset, folder, choice, method, settings, scope, runner, samples)
     run |= {"auxiliary": _labels(labels, samples)} if labels is not None else {}
     skipped = _Skipped(output, skip_bad)
-    _begin(output, run)
+    run = _begin(output, run)
     if method in ("rad", "rad-roi") and not any(view.cloud for sample in samples for view in sample.views):
         _log.warning("%s has no clouds: only the images are used", folder)
 
@@ -281,8 +281,8 @@ def _commit() -> str | None:
 _MAY_DIFFER = ("versions", "commit")
 
 
-def _begin(output: Path, run: Mapping[str, Any]) -> None:
-    """Write run.json, or see that the output holds the same run."""
+def _begin(output: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """Write run.json, or see that the output holds the same run; predictions stand under the commit that began it."""
     path = output / "run.json"
     as_stored = json.loads(json.dumps(run))
     if path.exists():
@@ -298,9 +298,12 @@ def _begin(output: Path, run: Mapping[str, Any]) -> None:
                 got=f"a run with another {', '.join(differing)}",
                 remedy="choose another output folder",
             )
-        return
+        if any(found.get(name) != as_stored[name] for name in _MAY_DIFFER):
+            _log.warning("%s: begun by another version; its predictions are kept and stand under that one", output)
+        return {**run, **{name: found.get(name) for name in _MAY_DIFFER}}
     with atomic_file(path) as new:
         new.write_text(json.dumps(as_stored, indent=1) + "\n")
+    return run
 
 
 def _labels(auxiliary: Auxiliary, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -160,6 +160,9 @@ def test_a_killed_run_continues_and_ends_with_identical_numbers(data, tmp_path, 
 
 def test_another_run_does_not_mix_with_the_first(data, tmp_path, settings):
     run(data, tmp_path / "out", settings)
+    begun = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(json.dumps({**begun, "commit": "earlier"}))
+    assert run(data, tmp_path / "out", settings).run["commit"] == "earlier"  # whose predictions these are
     with pytest.raises(ResultError, match="memory"):
         run(data, tmp_path / "out", settings, memory="per-part")
     with pytest.raises(ResultError, match="choice"):
