@@ -86,8 +86,10 @@ def _colour_bar(figure: "Figure", threshold: float, box: tuple[float, float, flo
     high = 2 * threshold if threshold > 0 else 1.0
     axes = figure.add_axes(box)
     bar = figure.colorbar(ScalarMappable(Normalize(0, high), ListedColormap(colour_stops("heat"))), cax=axes)
-    bar.set_label("anomaly score", size=7)
-    bar.set_ticks([0, threshold, high] if threshold > 0 else [0, high])
+    bar.set_label("anomaly score", size=7, labelpad=2)
+    bar.ax.yaxis.set_label_position("left")  # on the right the tick labels fill the margin
+    ticks = [0, threshold, high] if threshold > 0 else [0, high]
+    bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
     bar.ax.tick_params(labelsize=6)
     bar.ax.axhline(threshold, color="black", linewidth=1)
 
