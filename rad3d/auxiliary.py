@@ -27,7 +27,7 @@ from rad3d.expert import Expert, MradName
 from rad3d.files import sha256_of
 from rad3d.fitting import Track
 from rad3d.labelled import LabelledImage, LabelledMemory
-from rad3d.looks import cropped, load_views, mask_at, squashed
+from rad3d.looks import box_of, cropped, load_views, mask_at, squashed
 from rad3d.mrad import Examples, Training, TunedMaps, train_tuned
 from rad3d.patches import cut, windows_of
 from rad3d.prediction import WHOLE, Box
@@ -284,8 +284,6 @@ def _rendered(sample: Sample, encoder: Encoder, settings: Settings) -> Iterator[
     cameras = choose_viewpoints(scan, settings.views, size_hw, encoder.patch_size).cameras
     for number, view in enumerate(renderer_for(scan).render(cameras)):
         mask = np.nan_to_num(view_map(view, tree, defective, LABEL_MM)) > 0
-        height, width = view.size_hw
         for tile, window in enumerate(windows_of(view, size_hw, encoder.patch_size, settings.views.mm_per_patch)):
-            box = (window.left / width, window.top / height, window.width / width, window.height / height)
             name = f"{sample.part}/{sample.specimen}/{number:03d}.{tile}"
-            yield name, cut(view, window, size_hw), mask_at(mask, box, size_hw)
+            yield name, cut(view, window, size_hw), mask_at(mask, box_of(window, view.size_hw), size_hw)

@@ -361,7 +361,7 @@ def feedback(
         list_: print all judgements of the memory, oldest first.
         memory: the memory, where it was moved since.
     """
-    from rad3d.feedback import judge, read_log
+    from rad3d.feedback import active, judge, read_log
     from rad3d.inspector import Inspector
     from rad3d.result import load_result
 
@@ -372,10 +372,11 @@ def feedback(
             result, expected="its memory on disk", got=f"{folder}", remedy="say where it is with --memory FOLDER"
         )
     if list_:
-        undone = {judgement.undoes for judgement in read_log(folder)}
-        for one in read_log(folder):
+        log = read_log(folder)
+        counting = active(log)
+        for one in log:
             about = f"undoes {one.undoes}" if one.label == "undone" else one.label
-            taken_back = ", undone" if one.number in undone else ""
+            taken_back = ", undone" if one.label != "undone" and one not in counting else ""
             place = ", ".join(f"{value:.1f}" for value in one.place_mm)
             print(f"{one.number} {one.when} {one.specimen} defect {one.defect} at ({place}) mm: {about}{taken_back}")
         return PASS

@@ -1,15 +1,18 @@
 """What speaks against each point of a specimen's surface: appearance and geometry, each on the scale of good ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import ScoreMap, Values
+from rad3d.arrays import Flags, ScoreMap, Values
 from rad3d.backproject import back_project
 from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.fusion import fuse
+from rad3d.geometry import cell_keys
 from rad3d.observe import Observation
+from rad3d.scan import Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 
@@ -106,11 +109,12 @@ def gather(
     # surface that no view shows is never good, but where its shape alone is anomalous that is told
     unseen = np.where(geometry > ANOMALOUS, geometry, np.nan)
     score = np.where(np.isfinite(appearance.score), np.maximum(appearance.score, 0) + geometry, unseen)
+    smooth = smoothing(observation.surface, np.isfinite(score))
     return Evidence(
-        score=smoothed(observation, score).astype(np.float32),
+        score=smooth(score).astype(np.float32),
         raw=raw,
         appearance=appearance.score,
-        geometry=smoothed(observation, np.where(np.isfinite(score), geometry, np.nan)).astype(np.float32),
+        geometry=smooth(geometry).astype(np.float32),
         deviation_mm=deviation.astype(np.float32),
         agreement=appearance.agreement,
         views_seen=appearance.views_seen,
@@ -133,33 +137,39 @@ def _geometry(observation: Observation, remembered: Remembered, good: int | None
     return deviation, np.abs(deviation) / (spread[nearest] + remembered.deviation_floor_mm)
 
 
-def smoothed(observation: Observation, values: Values) -> Values:
-    """Area-weighted mean (n,) over `SMOOTH_MM` on the same side of a wall; a point without a value stays without.
+def smoothing(surface: Surface, known: Flags) -> Callable[[Values], Values]:
+    """What averages values (n,) of the known points by area over `SMOOTH_MM` on their side of a wall; NaN elsewhere.
 
     Points in one cube of a quarter of that share their mean, so that a dense scan costs no more than its surface.
     """
-    known = np.flatnonzero(np.isfinite(values))
-    if not len(known):
-        return values
-    surface = observation.surface
-    points, area = surface.points_mm[known], surface.areas_mm2[known]
-    cube = np.floor((points - points.min(axis=0)) / (SMOOTH_MM / 4)).astype(np.int64)
-    _, owner = np.unique((cube[:, 0] << 42) | (cube[:, 1] << 21) | cube[:, 2], return_inverse=True)
+    rows = np.flatnonzero(known)
+    if not len(rows):
+        return lambda values: np.full(len(values), np.nan)
+    points, normals, area = surface.points_mm[rows], surface.normals[rows], surface.areas_mm2[rows]
+    _, owner = np.unique(cell_keys(points, SMOOTH_MM / 4), return_inverse=True)
 
     def summed(weights: Values) -> Values:
         return np.asarray(np.bincount(owner, weights=weights))
 
-    weight, total = summed(area), summed(area * values[known])
+    weight = summed(area)
     middle, normal = (
-        np.stack([summed(area * axis) for axis in rows.T], axis=1) / weight[:, None]
-        for rows in (points, surface.normals[known])
+        np.stack([summed(area * axis) for axis in vectors.T], axis=1) / weight[:, None] for vectors in (points, normals)
     )
     pairs = cKDTree(middle).query_pairs(SMOOTH_MM, output_type="ndarray")
     pairs = pairs[np.einsum("ij,ij->i", normal[pairs[:, 0]], normal[pairs[:, 1]]) > 0]
-    weights, totals = weight.copy(), total.copy()
-    for a, b in ((0, 1), (1, 0)):
-        weights += np.bincount(pairs[:, a], weights=weight[pairs[:, b]], minlength=len(weight))
-        totals += np.bincount(pairs[:, a], weights=total[pairs[:, b]], minlength=len(weight))
-    result = np.full(len(values), np.nan)
-    result[known] = (totals / weights)[owner]
-    return result
+
+    def around(total: Values) -> Values:
+        """Each cube's sum and its neighbours'."""
+        result = total.copy()
+        for a, b in ((0, 1), (1, 0)):
+            result += np.bincount(pairs[:, a], weights=total[pairs[:, b]], minlength=len(total))
+        return result
+
+    weights = around(weight)
+
+    def smooth(values: Values) -> Values:
+        result = np.full(len(values), np.nan)
+        result[rows] = (around(summed(area * values[rows])) / weights)[owner]
+        return result
+
+    return smooth

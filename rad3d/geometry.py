@@ -84,6 +84,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0))
 
 
+def cell_keys(points: Points, side: float) -> np.ndarray:
+    """(n,) int64, the same for points in one cube of a grid from the lowest corner; up to 2 million cubes a side."""
+    cell = np.floor((points - points.min(axis=0)) / side).astype(np.int64)
+    return np.asarray((cell[:, 0] << 42) | (cell[:, 1] << 21) | cell[:, 2])
+
+
 def bounding_sphere(points: Points) -> tuple[Vector, float]:
     """Centre of the axis-aligned box and the radius (mm) that encloses all points from there."""
     centre = (points.min(axis=0) + points.max(axis=0)) / 2

@@ -8,14 +8,11 @@ import numpy as np
 
 from rad3d.arrays import Pose
 from rad3d.assemble import assemble, undisputed
-from rad3d.camera import Camera
 from rad3d.errors import RegistrationError
-from rad3d.observe import has_poses, placed, register
-from rad3d.organised import estimate_intrinsics
+from rad3d.observe import camera_of, has_poses, placed, register
 from rad3d.register import Reference, build_reference
 from rad3d.scan import Scan, Surface, merged_surface
 from rad3d.symmetry import Symmetries
-from rad3d.view import View
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +78,9 @@ def _surface(posed: Sequence[Scan]) -> Surface:
 
 
 def _moved(scan: Scan, poses: Sequence[Pose | None]) -> Scan:
-    moved = (_at(view, pose) for view, pose in zip(scan.views, poses, strict=True) if pose is not None)
+    moved = (
+        replace(view, camera=camera_of(view)).moved(pose)
+        for view, pose in zip(scan.views, poses, strict=True)
+        if pose is not None
+    )
     return replace(scan, views=tuple(moved))
-
-
-def _at(view: View, pose: Pose) -> View:
-    if view.camera is None:
-        assert view.points_mm is not None
-        view = replace(view, camera=Camera(view.size_hw, estimate_intrinsics(view.points_mm)[0], np.eye(4)))
-    return view.moved(pose)

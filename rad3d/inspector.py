@@ -257,7 +257,7 @@ class Inspector:
             verdict, reason = self._verdict(len(defects), coverage, len(judgements))
             pairs = patch_pairs(observation, labels, remembered.patches, self.memory, self.settings)
             tree = cKDTree(observation.surface.points_mm)
-            views = tuple(_view_scores(view, tree, evidence.score) for view in observation.views)
+            views = tuple(view_scores(view, tree, evidence.score) for view in observation.views)
         if scan.views:  # the merged surface, in the part frame
             vertices, vertex = observation.surface.points_mm, np.arange(len(evidence.score))
         else:
@@ -465,7 +465,8 @@ def _registrations(observation: Observation) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _view_scores(view: View, surface_tree: cKDTree, scores: Values) -> ViewScores:
+def view_scores(view: View, surface_tree: cKDTree, scores: Values) -> ViewScores:
+    """A view with the scores of the surface that it shows."""
     camera = view.camera
     return ViewScores(
         name=view.name,

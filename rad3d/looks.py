@@ -63,9 +63,13 @@ def cropped(view: View, encoder: Encoder) -> tuple[Image, Box] | None:
     if found is None:
         return None
     isolated, window = found
-    height, width = view.size_hw
-    box = (window.left / width, window.top / height, window.width / width, window.height / height)
-    return cut(isolated, window, encoder.settings.input_hw), box
+    return cut(isolated, window, encoder.settings.input_hw), box_of(window, view.size_hw)
+
+
+def box_of(window: Window, size_hw: tuple[int, int]) -> Box:
+    """A window as shares of its image."""
+    height, width = size_hw
+    return window.left / width, window.top / height, window.width / width, window.height / height
 
 
 def squashed(view: View, encoder: Encoder) -> Image:

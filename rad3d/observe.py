@@ -167,6 +167,14 @@ def _usable(view: View) -> View | str:
         return error.got
 
 
+def camera_of(view: View) -> Camera:
+    """The view's camera; where the capture brought none, one with the intrinsics that its cloud implies."""
+    if view.camera is not None:
+        return view.camera
+    assert view.points_mm is not None
+    return Camera(view.size_hw, estimate_intrinsics(view.points_mm)[0], np.eye(4))
+
+
 def placed(view: View, part_from_scan: Pose) -> View:
     """The view in the part frame without its background, and with what the capture did not bring.
 
@@ -179,9 +187,7 @@ def placed(view: View, part_from_scan: Pose) -> View:
             got="an image alone",
             remedy="capture depth too; images alone are compared by `rad3d evaluate --method rad`",
         )
-    camera = view.camera
-    if camera is None:
-        camera = Camera(view.size_hw, estimate_intrinsics(view.points_mm)[0], np.eye(4))
+    camera = camera_of(view)
     normals = view.normals
     if normals is None:
         in_camera = transform_points(inverse(camera.part_from_camera), view.points_mm)

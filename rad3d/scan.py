@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrays import Colours, Faces, Indices, Points, Pose, Values
 from rad3d.errors import ScanError
-from rad3d.geometry import face_normals_areas, transform_directions, transform_points, unit
+from rad3d.geometry import cell_keys, face_normals_areas, transform_directions, transform_points, unit
 from rad3d.view import View
 
 logger = logging.getLogger(__name__)
@@ -265,9 +265,7 @@ def merged_surface(views: Sequence[View]) -> Surface:
         raise ScanError(
             "captured views", expected="depth in at least one view", got="none", remedy="check the sensor's clouds"
         )
-    cell = np.floor((points - points.min(axis=0)) / VOXEL_MM).astype(np.int64)
-    key = (cell[:, 0] << 42) | (cell[:, 1] << 21) | cell[:, 2]
-    _, owner, count = np.unique(key, return_inverse=True, return_counts=True)
+    _, owner, count = np.unique(cell_keys(points, VOXEL_MM), return_inverse=True, return_counts=True)
     mean = [
         np.stack([np.bincount(owner, weights=values[:, axis]) for axis in range(3)], axis=1) / count[:, None]
         for values in (points, normals, colours)

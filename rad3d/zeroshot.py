@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from rad3d.backproject import back_project, view_map
+from rad3d.backproject import back_project
 from rad3d.calibration import FalseReject
 from rad3d.errors import ScanError
 from rad3d.expert import Expert
 from rad3d.fusion import fuse
+from rad3d.inspector import view_scores
 from rad3d.observe import Clock, placed
 from rad3d.patches import Patches, windows_of
 from rad3d.render import renderer_for
-from rad3d.result import Inspection, PointScores, ViewScores
+from rad3d.result import Inspection, PointScores
 from rad3d.scan import Scan, merged_surface
 from rad3d.settings import Settings
 from rad3d.view import View
 from rad3d.viewpoints import choose_viewpoints
 
 REASON = "zero-shot: no good specimen of this part is known, so scores rank but decide nothing"
-REACH_MM = 2.0
 
 
 def inspect_zero_shot(expert: Expert, scan: Scan, settings: Settings | None = None) -> Inspection:
@@ -80,7 +80,7 @@ def inspect_zero_shot(expert: Expert, scan: Scan, settings: Settings | None = No
             raw_score=fused.score[vertex],
             views_seen=fused.views_seen[vertex],
         ),
-        views=tuple(_view_scores(view, tree, fused.score) for view in views),
+        views=tuple(view_scores(view, tree, fused.score) for view in views),
     )
 
 
@@ -113,15 +113,4 @@ def _windows(views: tuple[View, ...], expert: Expert, settings: Settings) -> Pat
         np.full((len(chosen), 3), np.nan, np.float32),
         tuple(window for _, window in chosen),
         np.array([index for index, _ in chosen], int),
-    )
-
-
-def _view_scores(view: View, tree: cKDTree, scores: np.ndarray) -> ViewScores:
-    camera = view.camera
-    return ViewScores(
-        view.name,
-        view.image,
-        view_map(view, tree, scores, REACH_MM),
-        None if camera is None else camera.part_from_camera,
-        None if camera is None else camera.intrinsics,
     )

@@ -18,7 +18,7 @@ from rad3d import Inspector, Scan, load_result
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
-from rad3d.evidence import smoothed
+from rad3d.evidence import smoothing
 from rad3d.geometry import random_rotation, transform_points, translation
 from rad3d.inspector import specimen_score
 from rad3d.patches import BACKGROUND, cut, place, windows_of
@@ -247,7 +247,7 @@ def test_nothing_judged_is_no_score_and_one_side_of_a_sheet_is_half_of_it(inspec
     once = on_reference(shape, Surface(top, normals[: len(top)], np.full(len(top), 0.25)), x, 2.0)
     assert np.isfinite(once[: len(top)]).all()
     assert np.isnan(once[len(top) :]).all()
-    both = smoothed(observation, np.concatenate([stained, np.zeros(len(top))]))
+    both = smoothing(sheet, np.ones(len(points), bool))(np.concatenate([stained, np.zeros(len(top))]))
     assert both[len(top) :].max() == 0
     assert both.max() == pytest.approx(10)
     assert np.isnan(specimen_score(SimpleNamespace(score=np.full(3, np.nan))))

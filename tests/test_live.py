@@ -5,7 +5,6 @@ Results are synthetic here: a ball with made-up scores.
 
 import logging
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -219,25 +218,9 @@ def test_nothing_to_show_is_an_error():
 # In a browser
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist"
-).split()
 PATIENCE_MS = 150_000
 CLIP = {"x": 0, "y": 160, "width": 600, "height": 440}
 """The part, without what viser says about software rendering above it."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 def coloured(tab, file, enough):

@@ -6,7 +6,6 @@ Results are synthetic here: a plate with a hub, scores made up as smooth noise w
 import html
 import json
 import re
-import shutil
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
@@ -308,24 +307,8 @@ def test_numbers_are_readable(value, text):
 # In a browser
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist"
-).split()
 SIZES = ((1280, 800), (390, 844))
 PATIENCE_MS = 120_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
