@@ -155,13 +155,14 @@ def render(
     """
     from PIL import Image
 
+    from rad3d.encoder import patch_size
     from rad3d.files import atomic_folder
     from rad3d.io import read_scan
     from rad3d.render import renderer_for
     from rad3d.viewpoints import choose_viewpoints
 
     read = read_scan(scan, unit=unit)
-    viewpoints = choose_viewpoints(read, settings.views, settings.encoder.input_hw)
+    viewpoints = choose_viewpoints(read, settings.views, settings.encoder.input_hw, patch_size(settings.encoder))
     renderer = renderer_for(read)
     with atomic_folder(output, ("[0-9]*.png",)) as new:
         for number, camera in enumerate(tracked(viewpoints.cameras, "rendering")):
@@ -171,16 +172,24 @@ def render(
     return PASS
 
 
-def info(path: Positional[Path], /, json_: Annotated[bool, arg(name="json")] = False) -> int:
+def info(
+    path: Positional[Path],
+    /,
+    unit: UnitName | None = None,
+    sensor: str | None = None,
+    json_: Annotated[bool, arg(name="json")] = False,
+) -> int:
     """Say what a path is: a memory, a result, or how scans in it are read.
 
     Args:
         path: file or folder.
+        unit: unit of the files, where it is not mm.
+        sensor: which sensor's folder, where a capture holds several.
         json_: print one JSON object and nothing else.
     """
     from rad3d.describe import describe
 
-    description = describe(path)
+    description = describe(path, unit, sensor)
     if json_:
         print(json.dumps(description, allow_nan=False))
     else:
@@ -311,6 +320,9 @@ def view(
     paths: Paths,
     /,
     nominal: Path | None = None,
+    unit: UnitName | None = None,
+    nominal_unit: UnitName | None = None,
+    sensor: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
 ) -> int:
@@ -319,6 +331,9 @@ def view(
     Args:
         paths: folders written by `rad3d inspect` or `rad3d fit`, or scans.
         nominal: CAD of the part, drawn as a ghost.
+        unit: unit of the scans, where it is not mm.
+        nominal_unit: unit of the nominal, where it is not mm.
+        sensor: which sensor's folder, where a capture holds several.
         host: address to listen at.
         port: where to listen; the next free one if it is taken.
     """
@@ -335,8 +350,9 @@ def view(
         elif holds_results(path):
             items += [load_result(folder) for folder in find_results([path])]
         else:
-            items += read_scans([path])
-    serve(items, nominal=None if nominal is None else read_scan(nominal), host=host, port=port)
+            items += read_scans([path], unit=unit, sensor=sensor)
+    ghost = None if nominal is None else read_scan(nominal, unit=nominal_unit)
+    serve(items, nominal=ghost, host=host, port=port)
     return PASS
 
 

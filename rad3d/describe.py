@@ -8,10 +8,11 @@ from rad3d.io import find_scans, read_scan
 from rad3d.labelled import LabelledMemory
 from rad3d.memory import Memory
 from rad3d.result import load_result
+from rad3d.scan import Unit
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """A dictionary that says what `path` holds.
+def describe(path: str | Path, unit: Unit | None = None, sensor: str | None = None) -> dict[str, Any]:
+    """A dictionary that says what `path` holds; unit and sensor as `read_scan` takes them.
 
     Raises:
         Rad3dError: nothing rad3d knows, or damaged.
@@ -39,10 +40,10 @@ def describe(path: str | Path) -> dict[str, Any]:
     if (path / "report.json").exists():
         report = load_result(path).report()
         return {"kind": "result", **{k: report[k] for k in ("specimen", "verdict", "reason", "score", "coverage")}}
-    sources = find_scans([path])
+    sources = find_scans([path], sensor=sensor)
     if len(sources) > 1:
         return {"kind": "scans", "specimens": [{"specimen": s.specimen, "kind": s.kind} for s in sources]}
-    scan = read_scan(sources[0].path)
+    scan = read_scan(sources[0].path, unit=unit, sensor=sensor)
     described: dict[str, Any] = {"kind": scan.kind, "specimen": scan.specimen, "unit": scan.unit}
     if scan.views:
         return {**described, "views": [view.name for view in scan.views]}

@@ -8,6 +8,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,12 @@ class Encoder:
     def __init__(self, model: Any, settings: EncoderSettings, weights_sha256: str) -> None:
         self.patch_size = int(model.patch_embed.patch_size[0])
         self.channels = int(model.embed_dim)
-        self.settings = _resolved(settings, depth=len(model.blocks), patch_size=self.patch_size)
+        self.settings = _resolved(settings, len(model.blocks), self.patch_size)
         height, width = self.settings.input_hw
         self.grid_hw = (height // self.patch_size, width // self.patch_size)
         self.fingerprint = _fingerprint(self.settings, weights_sha256)
         self._device = _device(settings)
-        self._model = model.to(self._device).eval().requires_grad_(False)
+        self._model = model
         family = model.pretrained_cfg
         self._mean = torch.tensor(family["mean"], device=self._device).view(3, 1, 1)
         self._std = torch.tensor(family["std"], device=self._device).view(3, 1, 1)
@@ -87,14 +88,11 @@ class Encoder:
             WeightsError: weights unreachable, damaged, or for another architecture.
         """
         settings = settings or EncoderSettings()
-        local = is_local(settings.name)
-        architecture = architecture_of(Path(settings.name)) if local else source_of(settings.name).timm_name
-        model = _vit(architecture)
+        architecture = _architecture(settings)
         # Before the weights are fetched: a wrong setting should not cost a download.
-        _resolved(settings, depth=len(model.blocks), patch_size=int(model.patch_embed.patch_size[0]))
+        _resolved(settings, *_depth_and_patch(architecture))
         path, digest = verified_weights(settings.name)
-        _load_strictly(model, path)
-        return Encoder(model, settings, digest)
+        return Encoder(_frozen(architecture, path, digest, _device(settings)), settings, digest)
 
     def encode(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> Features:
         """Tokens of images that are already as large as `settings.input_hw` (see `resize`).
@@ -242,6 +240,36 @@ class _WithoutRandomNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@lru_cache(maxsize=2)
+def _frozen(architecture: str, path: Path, digest: str, device: torch.device) -> Any:
+    """A ViT with the weights of that digest; several encoders may share it, since nothing changes it."""
+    model = _vit(architecture)
+    _load_strictly(model, path)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def patch_size(settings: EncoderSettings) -> int:
+    """Pixels along the side of an encoder's patch, without its weights.
+
+    >>> patch_size(EncoderSettings("dinov2-s"))
+    14
+    """
+    return _depth_and_patch(_architecture(settings))[1]
+
+
+def _architecture(settings: EncoderSettings) -> str:
+    local = is_local(settings.name)
+    return architecture_of(Path(settings.name)) if local else source_of(settings.name).timm_name
+
+
+@lru_cache
+def _depth_and_patch(architecture: str) -> tuple[int, int]:
+    """Blocks of an architecture, and pixels along its patch."""
+    with torch.device("meta"):
+        model = _vit(architecture)
+    return len(model.blocks), int(model.patch_embed.patch_size[0])
+
+
 def _vit(architecture: str) -> Any:
     """An empty timm ViT whose positions follow the size of the input."""
     import timm
@@ -287,7 +315,7 @@ def _load_strictly(model: Any, path: Path) -> None:
     model.load_state_dict(state)
 
 
-def _resolved(settings: EncoderSettings, *, depth: int, patch_size: int) -> EncoderSettings:
+def _resolved(settings: EncoderSettings, depth: int, patch_size: int) -> EncoderSettings:
     layers = tuple(settings.layers) or tuple((block + 1) * depth // 12 - 1 for block in (3, 6, 9, 11))
     if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < depth:
         raise SettingsError(

@@ -102,3 +102,12 @@ def face_normals_areas(vertices: Points, faces: np.ndarray) -> tuple[Points, np.
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     length = np.linalg.norm(cross, axis=1)
     return unit(cross), length / 2
+
+
+def sphere(count: int) -> Points:
+    """Unit directions (n, 3) spread evenly (Fibonacci lattice)."""
+    step = np.arange(count) + 0.5
+    z = 1 - 2 * step / count
+    turn = np.pi * (1 + np.sqrt(5)) * step
+    flat = np.sqrt(1 - z**2)
+    return np.stack([flat * np.cos(turn), flat * np.sin(turn), z], axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from rad3d.arrays import Matrix3, Points, Pose, ScoreMap, Vector
 from rad3d.errors import RegistrationError, ScanError
-from rad3d.geometry import inverse, transform_directions, transform_points, unit
+from rad3d.geometry import inverse, sphere, transform_directions, transform_points, unit
 from rad3d.icp import Poses, Samples, Target, refine_jointly, sample_surface, thin
 from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.scan import Surface
@@ -40,6 +40,8 @@ VIEW_DIRECTIONS = 200
 ROUGH = 96
 """Poses that leave the coarse search."""
 FINALISTS = 8
+HOPELESS_SHARE = 0.3
+"""Poses that cost this share of the truncation more than the best one are not refined (refining wins below 0.07)."""
 INLIER_SHARE = 0.5
 """Inlier distance as a share of the truncation distance."""
 MIN_SAMPLES = 100
@@ -119,10 +121,7 @@ class Reference:
     @cached_property
     def seen_from(self) -> tuple[Points, Points]:
         """Directions all round (k, 3), and the middle of what is seen of the part from far out there (k, 3)."""
-        step = np.arange(VIEW_DIRECTIONS) + 0.5
-        z, turn = 1 - 2 * step / VIEW_DIRECTIONS, np.pi * (1 + np.sqrt(5)) * step
-        flat = np.sqrt(1 - z**2)
-        directions = np.stack([flat * np.cos(turn), flat * np.sin(turn), z], axis=1)
+        directions = sphere(VIEW_DIRECTIONS)
         return directions, np.stack([self._seen_middle(direction) for direction in directions])
 
     def _seen_middle(self, direction: Vector) -> Vector:
@@ -324,7 +323,9 @@ def _search(query: _Whole | Seen, reference: Reference, wanted: Pose) -> _Candid
     poses = poses[distinct(poses, target.cost(samples.thinned(1000), poses, truncation), target)][: 8 * FINALISTS]
     samples = samples.thinned(JUDGED)
     poses = poses[np.argsort(target.cost(samples, poses, truncation))][: 2 * FINALISTS]
-    poses = _modulo_symmetry(poses, target.cost(samples, poses, truncation, exact=True), reference)[:FINALISTS]
+    costs = target.cost(samples, poses, truncation, exact=True)
+    likely = costs < costs.min() + HOPELESS_SHARE * truncation
+    poses = _modulo_symmetry(poses[likely], costs[likely], reference)[:FINALISTS]
     poses = target.refine(samples, poses, np.geomspace(truncation, reference.inlier_mm, 4), exact=True)
     poses = _modulo_symmetry(poses, target.cost(samples, poses, truncation, exact=True), reference)
     there = np.concatenate([target.residuals(query.scan.samples, pose[None], exact=True)[3] for pose in poses])

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrays import Colours, Faces, Indices, Points, Pose, Values
 from rad3d.errors import ScanError
-from rad3d.geometry import cell_keys, face_normals_areas, transform_directions, transform_points, unit
+from rad3d.geometry import cell_keys, face_normals_areas, sphere, transform_directions, transform_points, unit
 from rad3d.view import View
 
 logger = logging.getLogger(__name__)
@@ -330,7 +330,7 @@ def outwards(points: Points, normals: Points, spacing_mm: float) -> Points:
     """
     cell = max(VOTE_CELL * spacing_mm, 1e-9 * float(np.ptp(points, axis=0).max()), 1e-12)
     votes = np.zeros(len(points))
-    for towards in _directions(VOTE_DIRECTIONS):
+    for towards in sphere(VOTE_DIRECTIONS):
         side = np.cross(towards, np.eye(3)[np.abs(towards).argmin()])
         side /= np.linalg.norm(side)
         cells = np.floor(points @ np.stack([side, np.cross(towards, side)], axis=1) / cell).astype(np.int64)
@@ -350,11 +350,3 @@ def outwards(points: Points, normals: Points, spacing_mm: float) -> Points:
         turned = (normals * np.sign(votes)[:, None])[known][near].sum(axis=1)
         votes[~known] = (turned * normals[~known]).sum(axis=1)
     return np.asarray(normals * np.where(votes < 0, -1.0, 1.0)[:, None])
-
-
-def _directions(count: int) -> Points:
-    """Unit directions spread evenly (Fibonacci lattice)."""
-    step = np.arange(count) + 0.5
-    z, turn = 1 - 2 * step / count, np.pi * (1 + np.sqrt(5)) * step
-    flat = np.sqrt(1 - z**2)
-    return np.stack([flat * np.cos(turn), flat * np.sin(turn), z], axis=1)

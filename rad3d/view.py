@@ -1,6 +1,7 @@
 """One image of a part with a surface point per pixel."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ class View:
         """Image height and width."""
         return self.image.shape[0], self.image.shape[1]
 
-    @property
+    @cached_property
     def mask(self) -> Mask:
         """Where there is surface (everywhere for an image without a cloud)."""
         if self.points_mm is None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rad3d.arrays import Flags, Points, Values
 from rad3d.camera import Camera
-from rad3d.geometry import bounding_sphere, look_at
+from rad3d.geometry import bounding_sphere, look_at, sphere
 from rad3d.render import Renderer, renderer_for
 from rad3d.scan import Scan
 from rad3d.settings import ViewSettings
@@ -45,15 +45,6 @@ class Viewpoints:
     cameras: tuple[Camera, ...]
     inspectable: Flags
     seen_count: np.ndarray
-
-
-def sphere(count: int) -> Points:
-    """Unit directions (n, 3) spread evenly (Fibonacci lattice)."""
-    step = np.arange(count) + 0.5
-    z = 1 - 2 * step / count
-    turn = np.pi * (1 + np.sqrt(5)) * step
-    flat = np.sqrt(1 - z**2)
-    return np.stack([flat * np.cos(turn), flat * np.sin(turn), z], axis=1)
 
 
 def hemisphere(count: int) -> Points:
