@@ -6,6 +6,7 @@ other specimens are still written), 130 interrupted.
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -614,6 +615,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
         print(f"rad3d {version('rad3d')}")
         raise SystemExit(PASS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run cleans up as an interrupted one
     try:
         code = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rad3d", description=__doc__, args=arguments)
     except Rad3dError as error:

@@ -1,8 +1,11 @@
 """The command line: what it prints, writes and returns, and what it says of bad input."""
 
 import json
+import os
+import signal
 import struct
 import sys
+import time
 import tomllib
 from dataclasses import replace
 from importlib.metadata import version
@@ -127,9 +130,11 @@ def test_a_memory_that_is_none_is_named(tmp_path, scans, capsys):
     assert str(tmp_path / "memory") in capsys.readouterr().err
 
 
-def test_interrupted_leaves_nothing_half_written(memory, scans, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_leaves_nothing_half_written(signal_number, memory, scans, tmp_path, monkeypatch, capsys):
     def interrupt(*args):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal_number)
+        time.sleep(5)
 
     monkeypatch.setattr("rad3d.viewers.figures.contact_sheet", interrupt)
     assert run("inspect", memory, scans / "fresh.ply", "-o", tmp_path / "out") == 130
