@@ -3,6 +3,7 @@
 Positive = material beyond the reference (excess), negative = below it (missing).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,9 +11,19 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Points, Values
-from rad3d.geometry import face_normals_areas
+from rad3d.arrays import Flags, Points, Values
+from rad3d.geometry import face_normals_areas, inverse, transform_points, unit
 from rad3d.scan import Surface
+from rad3d.view import View
+
+REACH_MM = 2.0
+"""A point of the reference was judged when a judged point of the specimen lies this near."""
+
+GONE_MM = 1.0
+"""Surface is missing when nothing of the specimen is this near; what moved by less is a deviation."""
+MIN_FACING = 0.35
+"""Cosine of incidence below which a small error of the pose lets a camera look past a surface."""
+MIN_PIXELS = 5
 
 CANDIDATE_FACES = 8
 """Triangles tried per point: those with the nearest centroids, beside the largest at the nearest vertex."""
@@ -89,6 +100,11 @@ class GoodDeviation:
 
     deviation_mm: np.ndarray
 
+    def known(self, without: int | None = None) -> Flags:
+        """(n,) where at least one of the good specimens has surface, on request without one of them."""
+        kept = np.delete(self.deviation_mm, without, axis=0) if without is not None else self.deviation_mm
+        return np.asarray(np.isfinite(kept).any(axis=0))
+
     def usual_spread(self, without: int | None = None) -> tuple[Values, Values]:
         """Mean and standard deviation (n,) over the good specimens, on request without one of them.
 
@@ -104,10 +120,53 @@ class GoodDeviation:
         return usual, np.where(several, spread, np.median(spread[several]) if several.any() else 0.0)
 
 
-def on_reference(reference: ReferenceShape, surface: Surface, values: Values, reach_mm: float) -> Values:
+def on_reference(reference: Surface, surface: Surface, values: Values) -> Values:
     """Values of a specimen's surface points at the reference's points: the nearest's on that side, NaN beyond reach."""
-    wanted = sided(reference.surface.points_mm, reference.surface.normals, reach_mm)
-    own = cKDTree(sided(surface.points_mm, surface.normals, reach_mm))
-    distance, index = own.query(wanted, distance_upper_bound=reach_mm, workers=-1)
+    wanted = sided(reference.points_mm, reference.normals, REACH_MM)
+    own = cKDTree(sided(surface.points_mm, surface.normals, REACH_MM))
+    distance, index = own.query(wanted, distance_upper_bound=REACH_MM, workers=-1)
     found = np.isfinite(distance)
     return np.where(found, values[np.where(found, index, 0)], np.nan)
+
+
+def gone(reference: Surface, surface: Surface, views: Sequence[View]) -> Values:
+    """(n,) how far the reference's points are from a specimen on which they are missing; NaN where they are not.
+
+    Missing is what is further than `GONE_MM` from the specimen although it could not have been overlooked: its mesh
+    is closed, or a camera looks through the place at something behind it. What was only never seen is not missing.
+
+    Args:
+        reference: the part's surface.
+        surface: the specimen's, in the part frame.
+        views: captured ones of the specimen, in the part frame, with their background.
+    """
+    points = reference.points_mm
+    apart = cKDTree(surface.points_mm).query(points, workers=-1)[0]
+    missing = apart > GONE_MM
+    if not surface.is_closed:
+        rows = np.flatnonzero(missing)
+        through = np.zeros(len(rows), bool)
+        for view in views:
+            through |= looks_through(view, points[rows], reference.normals[rows])
+        missing[rows[~through]] = False
+    return np.where(missing, apart, np.nan)
+
+
+def looks_through(view: View, points_mm: Points, normals: Points) -> Flags:
+    """(n,) whether all that a view saw at a point's pixel and beside it lies behind where the point would face it."""
+    if view.camera is None or view.points_mm is None:
+        return np.zeros(len(points_mm), bool)
+    camera_from_part = inverse(view.camera.part_from_camera)
+    pixels, depth = view.camera.project(points_mm)
+    column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
+    height, width = view.size_hw
+    inside = (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1) & (depth > 0)
+    facing = np.einsum("ni,ni->n", unit(view.camera.centre_mm - points_mm), normals) > MIN_FACING
+    rows = np.flatnonzero(inside & facing)
+    seen_z = transform_points(camera_from_part, view.points_mm)[..., 2]
+    around = [seen_z[row[rows] + j, column[rows] + i] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    behind = np.stack(around) - depth[rows]
+    known = np.isfinite(behind)
+    through = np.zeros(len(points_mm), bool)
+    through[rows] = ((behind > GONE_MM) | ~known).all(axis=0) & (known.sum(axis=0) >= MIN_PIXELS)
+    return through

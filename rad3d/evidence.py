@@ -132,9 +132,19 @@ def _geometry(observation: Observation, remembered: Remembered, good: int | None
     """Signed deviation from the good mean (n,) in mm, and its size in standard deviations."""
     surface, shape = observation.surface, remembered.shape
     usual, spread = remembered.deviation.usual_spread(without=good)
+    spread = spread + remembered.deviation_floor_mm
     _, nearest = shape.tree.query(surface.points_mm, workers=-1)
     deviation = observation.distance_mm - usual[nearest]
-    return deviation, np.abs(deviation) / (spread[nearest] + remembered.deviation_floor_mm)
+    geometry = np.abs(deviation) / spread[nearest]
+    # what is missing has no surface of its own: it is told where the surface that there is comes nearest
+    rows = np.flatnonzero(np.isfinite(observation.gone_mm) & remembered.deviation.known(without=good))
+    rows = rows[np.argsort(observation.gone_mm[rows])]  # of several at one point the last one stays, the furthest
+    missing = -observation.gone_mm[rows] - usual[rows]
+    _, at = cKDTree(surface.points_mm).query(shape.surface.points_mm[rows], workers=-1)
+    worse = np.abs(missing) / spread[rows] > geometry[at]
+    at, missing, rows = at[worse], missing[worse], rows[worse]
+    deviation[at], geometry[at] = missing, np.abs(missing) / spread[rows]
+    return deviation, geometry
 
 
 def smoothing(surface: Surface, known: Flags) -> Callable[[Values], Values]:

@@ -24,7 +24,7 @@ from rad3d.backproject import view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
 from rad3d.defects import measure, regions
-from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference, sided
+from rad3d.deviation import REACH_MM, GoodDeviation, ReferenceShape, sided
 from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
 from rad3d.evidence import Evidence, Remembered, gather
@@ -46,7 +46,7 @@ from rad3d.fitting import (
 from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
-from rad3d.observe import Clock, Observation, observe
+from rad3d.observe import AmbiguousPoseError, Clock, Observation, observe
 from rad3d.register import Reference, build_reference
 from rad3d.result import REGISTRATION, Inspection, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
@@ -56,9 +56,6 @@ from rad3d.symmetry import Symmetries
 from rad3d.view import View
 
 FORMAT_VERSION = 1
-
-REACH_MM = 2.0
-"""A point of the reference was judged when a judged point of the specimen lies this near."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +173,7 @@ class Inspector:
 
         memory = Memory.merged([memory_of(observation, part, encoder) for observation in observations])
         patch_scores = leave_one_out(memory, observations, settings, track)
-        deviation = GoodDeviation(
-            np.stack([on_reference(shape, o.surface, o.distance_mm, REACH_MM) for o in observations])
-        )
+        deviation = GoodDeviation(np.stack([o.on_reference(shape) for o in observations]))
         grids = [_chances(expert, observation) for observation in observations]
         chances = None
         if expert is not None:
@@ -208,6 +203,9 @@ class Inspector:
     def inspect(self, scan: Scan) -> Inspection:
         """Find what differs on a specimen.
 
+        One that fits the part equally well in several poses, because what tells them apart is missing, is judged in
+        each: where it looks best it is what it claims to be.
+
         Raises:
             ScanError: a capture where the good specimens were meshes or clouds, or the other way round.
         """
@@ -221,11 +219,25 @@ class Inspector:
             )
         clock = Clock()
         with clock("start"):
-            encoder, reference, remembered = self.encoder, self.reference, self.remembered
+            encoder, reference, _ = self.encoder, self.reference, self.remembered
         try:
             observation = observe(scan, self.shape, reference, self.cameras, encoder, self.settings, clock)
+            return self._judged(observation, clock)
+        except AmbiguousPoseError as error:
+            tried = [
+                observe(scan, self.shape, reference, self.cameras, encoder, self.settings, clock, choice)
+                for choice in error.choices
+            ]
+            found = min(
+                (self._judged(one, clock) for one in tried), key=lambda one: np.nan_to_num(one.score, nan=np.inf)
+            )
+            return replace(found, reason=f"{found.reason}; {error.got}, and it was judged where it looks best")
         except RegistrationError as error:
             return self._not_registered(scan, error, clock)
+
+    def _judged(self, observation: Observation, clock: Clock) -> Inspection:
+        """Compared with the good specimens, in the pose in which it was observed."""
+        scan, remembered = observation.scan, self.remembered
         with clock("retrieval"):
             evidence = gather(observation, remembered, self.settings, chances=_chances(self.expert, observation))
         with clock("defects"):

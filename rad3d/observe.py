@@ -9,7 +9,7 @@ import numpy as np
 
 from rad3d.arrays import Pose, Values
 from rad3d.camera import Camera
-from rad3d.deviation import ReferenceShape
+from rad3d.deviation import ReferenceShape, gone, on_reference
 from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError, ScanError
 from rad3d.geometry import inverse, transform_directions, transform_points
@@ -52,6 +52,7 @@ class Observation:
         views: rendered or captured, part frame; a captured view that could not be registered is not among them.
         patches: of the views.
         distance_mm: (n,) signed distance of the surface points to the reference.
+        gone_mm: (m,) how far the reference's points are from the surface, where they are missing; NaN elsewhere.
     """
 
     scan: Scan
@@ -60,6 +61,12 @@ class Observation:
     views: tuple[View, ...]
     patches: Patches
     distance_mm: Values
+    gone_mm: Values
+
+    def on_reference(self, shape: ReferenceShape) -> Values:
+        """(m,) signed deviation at the reference's points, NaN where nothing is known of them."""
+        deviation = on_reference(shape.surface, self.surface, self.distance_mm)
+        return np.where(np.isnan(self.gone_mm), deviation, -self.gone_mm)
 
     @property
     def part_from_scan(self) -> Pose:
@@ -75,15 +82,26 @@ def observe(
     encoder: Encoder,
     settings: Settings,
     stage: Clock | None = None,
+    registrations: tuple[Registration, ...] = (),
 ) -> Observation:
     """Register the scan, look at it, and encode what is seen; patches are kept as float16, as in a memory.
+
+    Args:
+        scan: mesh, cloud or captured views.
+        shape: the part's reference.
+        reference: the same, prepared for registration.
+        cameras: where a mesh or cloud is looked at from.
+        encoder: of the memory.
+        settings: of the inspector.
+        stage: keeps the time.
+        registrations: of the scan, where they are known.
 
     Raises:
         RegistrationError: the scan cannot be brought into the part frame reliably; the message says why.
     """
     stage = stage or Clock()
     with stage("registration"):
-        registrations = register(scan, reference)
+        registrations = registrations or register(scan, reference)
     with stage("rendering"):
         if scan.views:
             views = tuple(
@@ -100,6 +118,12 @@ def observe(
         patches = encode_views(views, encoder, settings.views.mm_per_patch)
     with stage("deviation"):
         distance_mm = shape.signed_distance(surface.points_mm)
+        whole = [
+            replace(view, camera=camera_of(view)).moved(registration.part_from_scan)
+            for view, registration in zip(scan.views, registrations, strict=bool(scan.views))
+            if registration.trusted
+        ]
+        gone_mm = gone(shape.surface, surface, whole)
     return Observation(
         scan=scan,
         registrations=registrations,
@@ -107,6 +131,7 @@ def observe(
         views=views,
         patches=replace(patches, features=patches.features.half()),
         distance_mm=distance_mm,
+        gone_mm=gone_mm,
     )
 
 
@@ -116,32 +141,44 @@ def has_poses(scan: Scan) -> bool:
     return any(camera is not None and not np.allclose(camera.part_from_camera, np.eye(4)) for camera in cameras)
 
 
+class AmbiguousPoseError(RegistrationError):
+    """A scan that fits the part equally well in several poses; `choices` are the registrations of each."""
+
+    choices: tuple[tuple[Registration, ...], ...] = ()
+
+
 def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
     """One registration of a mesh, cloud or capture with poses; one per view of a capture without.
 
     Raises:
         RegistrationError: not even one view can be brought into the part frame reliably.
+        AmbiguousPoseError: a mesh, cloud or capture with poses fits equally well in several.
     """
+    whole: Registration | None = None
     found: tuple[Registration, ...]
     if scan.kind == "cloud":
         _check_noise(scan)
     if not scan.views:
-        found = (register_surface(scan.surface, reference),)
+        whole = register_surface(scan.surface, reference)
+        found = (whole,)
     elif has_poses(scan):
         usable = [_usable(view) for view in scan.views]
-        together = merged_surface([view for view in usable if isinstance(view, View)])
-        whole = register_surface(together, reference)
+        whole = register_surface(merged_surface([view for view in usable if isinstance(view, View)]), reference)
         found = tuple(whole if isinstance(view, View) else nowhere(view) for view in usable)
     else:
         found = tuple(register_views(scan.views, reference))
-    if not any(registration.trusted for registration in found):
-        raise RegistrationError(
-            scan.source or scan.specimen,
-            expected="a scan that fits the part",
-            got="; ".join(sorted({registration.reason for registration in found})),
-            remedy="check that it is the right part, in the right unit, and shows enough of it",
-        )
-    return found
+    if any(registration.trusted for registration in found):
+        return found
+    error = (AmbiguousPoseError if whole is not None and whole.rivals else RegistrationError)(
+        scan.source or scan.specimen,
+        expected="a scan that fits the part",
+        got="; ".join(sorted({registration.reason for registration in found})),
+        remedy="check that it is the right part, in the right unit, and shows enough of it",
+    )
+    if isinstance(error, AmbiguousPoseError) and whole is not None:
+        poses = (replace(whole, trusted=True), *whole.rivals)
+        error.choices = tuple(tuple(pose if one is whole else one for one in found) for pose in poses)
+    raise error
 
 
 NOISY_SHARE = 0.05

@@ -51,6 +51,7 @@ BACK_WEIGHT = 0.1
 MIN_SIGNS = 3.0
 """Standard deviations by which more of that surface has to speak for the better pose (sign test)."""
 MIN_MARGIN = 0.3
+MAX_RIVALS = 3
 CLEARLY_BETTER = 0.1
 NOISE_MM = 0.02
 """Means of distance are compared on top of this much, so that the ratio of two tiny ones says nothing."""
@@ -74,6 +75,7 @@ class Registration:
         free_directions: motions that the scan leaves open, in words.
         trusted: whether the pose may be built on.
         reason: why not; empty when trusted.
+        rivals: what else fits equally well, if that is why it is not trusted (at most `MAX_RIVALS`).
     """
 
     part_from_scan: Pose
@@ -84,6 +86,7 @@ class Registration:
     free_directions: tuple[str, ...]
     trusted: bool
     reason: str
+    rivals: tuple["Registration", ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,9 +355,7 @@ def _judge(query: _Query, reference: Reference, found: _Candidates, wanted: Pose
     contests = {i: found.rivalry(i, reference.inlier_mm) for i in range(len(found.poses)) if i not in {0, *same}}
     equal = [best, *(i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS)]
     margin = min((margin for margin, _ in contests.values()), default=1.0)
-    pose = nearest_equivalent(found.poses[best], wanted, reference.symmetries, reference.marks_mm)
-    pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
-    result = _measured(query, reference, pose, margin)
+    result = _polished(query, reference, found.poses[best], wanted, margin)
     if result.fitness < MIN_FITNESS:
         return _untrusted(
             result,
@@ -362,8 +363,16 @@ def _judge(query: _Query, reference: Reference, found: _Candidates, wanted: Pose
             "another part, or more than one specimen in the scan?",
         )
     if len(equal) > 1:
-        return _untrusted(result, f"{len(equal)} different poses fit equally well (margin {margin:.2f})")
+        reason = f"{len(equal)} different poses fit equally well (margin {margin:.2f})"
+        others = (_polished(query, reference, found.poses[i], wanted, margin) for i in equal[1 : 1 + MAX_RIVALS])
+        return replace(_untrusted(result, reason), rivals=tuple(others))
     return result
+
+
+def _polished(query: _Query, reference: Reference, pose: Pose, wanted: Pose, margin: float) -> Registration:
+    pose = nearest_equivalent(pose, wanted, reference.symmetries, reference.marks_mm)
+    pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
+    return _measured(query, reference, pose, margin)
 
 
 def _measured(query: _Query, reference: Reference, pose: Pose, margin: float) -> Registration:

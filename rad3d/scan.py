@@ -58,6 +58,11 @@ class Surface:
     faces: Faces | None = None
     colours: Colours | None = None
 
+    @cached_property
+    def is_closed(self) -> bool:
+        """Whether its triangles enclose a body: it then claims to be all of the specimen's surface."""
+        return self.faces is not None and _closed(self.faces, len(self.points_mm))
+
     def moved(self, target_from_source: Pose) -> "Surface":
         """The same surface in another frame."""
         return replace(
@@ -202,10 +207,13 @@ def _inside_out(points: Points, faces: Faces) -> bool:
     """Whether a closed mesh has its normals inside; of an open one nothing tells."""
     corners = points[faces] - points.mean(axis=0)
     volume = np.einsum("ni,ni->n", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum()
-    if volume >= 0:
-        return False
+    return bool(volume < 0) and _closed(faces, len(points))
+
+
+def _closed(faces: Faces, points: int) -> bool:
+    """Whether every edge is walked once in each direction."""
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-    there, back = (np.sort(edges[:, i] * len(points) + edges[:, 1 - i]) for i in (0, 1))
+    there, back = (np.sort(edges[:, i] * points + edges[:, 1 - i]) for i in (0, 1))
     return bool(np.array_equal(there, back))
 
 

@@ -244,7 +244,7 @@ def test_nothing_judged_is_no_score_and_one_side_of_a_sheet_is_half_of_it(inspec
     evidence = SimpleNamespace(score=values, views_seen=seen)
     flat = replace(inspector, shape=shape, inspectable=np.ones(len(points), bool))
     assert flat._coverage(observation, evidence) == (0.5, 0.5)
-    once = on_reference(shape, Surface(top, normals[: len(top)], np.full(len(top), 0.25)), x, 2.0)
+    once = on_reference(sheet, Surface(top, normals[: len(top)], np.full(len(top), 0.25)), x)
     assert np.isfinite(once[: len(top)]).all()
     assert np.isnan(once[len(top) :]).all()
     both = smoothing(sheet, np.ones(len(points), bool))(np.concatenate([stained, np.zeros(len(top))]))

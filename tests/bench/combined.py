@@ -18,10 +18,10 @@ from rad3d.auxiliary import Auxiliary, Lessons
 from rad3d.calibration import specimen_threshold
 from rad3d.datasets import load_samples
 from rad3d.datasets.sample import Choice
-from rad3d.deviation import GoodDeviation, ReferenceShape, on_reference
+from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.encoder import Encoder
 from rad3d.fitting import leave_one_out, look_from, memory_of, remember, silently
-from rad3d.inspector import REACH_MM, specimen_score
+from rad3d.inspector import specimen_score
 from rad3d.io import read_scan
 from rad3d.memory import Memory
 from rad3d.metrics import rank
@@ -56,7 +56,7 @@ def measure(root, part, encoder, experts):
     good, judged = seen[: len(train)], seen[len(train) :]
     memory = Memory.merged([memory_of(one, part, encoder) for one in good])
     patch_scores = leave_one_out(memory, good, SETTINGS, silently)
-    deviation = GoodDeviation(np.stack([on_reference(shape, o.surface, o.distance_mm, REACH_MM) for o in good]))
+    deviation = GoodDeviation(np.stack([one.on_reference(shape) for one in good]))
     placed = PlacedPatches.of_memory(memory)
     raw = {id(one): surface_scores(PlacedPatches.of_query(one.patches), placed, SETTINGS.surface) for one in judged}
     rows = {}

@@ -1,0 +1,171 @@
+"""Geometry: signed distances, how good specimens vary, and surface that should be there and is not."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import trimesh
+
+from rad3d import Inspector
+from rad3d.camera import Camera
+from rad3d.deviation import GONE_MM, GoodDeviation, ReferenceShape, gone
+from rad3d.evidence import Remembered, _geometry
+from rad3d.geometry import look_at
+from rad3d.render import renderer_for
+from rad3d.scan import Scan, Surface, merged_surface
+from rad3d.settings import EncoderSettings, Settings, ViewSettings
+
+TAB_MM = 8.0
+
+
+def mesh_scan(mesh):
+    return Scan("s", None, np.asarray(mesh.vertices, float), faces=np.asarray(mesh.faces))
+
+
+def sheet(tab=True):
+    """Sheet metal of 1 mm: a plate with or without a tab at one end."""
+    plate = trimesh.creation.box(bounds=[(-15, -10, 0), (15, 10, 1)])
+    if not tab:
+        return plate
+    return plate.union(trimesh.creation.box(bounds=[(14, -4, 0), (15 + TAB_MM, 4, 1)]))
+
+
+def seen_by(mesh, *eyes, ground=True):
+    """Captured views of a part above a table, in the part frame."""
+    table = trimesh.creation.box((200, 200, 1))
+    table.apply_translation((0, 0, -8))
+    scene = mesh_scan(trimesh.util.concatenate([mesh, table]) if ground else mesh)
+    cameras = [Camera.from_field_of_view((240, 240), 0.35, look_at(np.array(eye, float), np.zeros(3))) for eye in eyes]
+    return [replace(view, kind="captured", name=str(i)) for i, view in enumerate(renderer_for(scene).render(cameras))]
+
+
+def on_part(view):
+    """The view without the table."""
+    points = view.points_mm.copy()
+    points[points[..., 2] < -3] = np.nan
+    return replace(view, points_mm=points)
+
+
+ABOVE = (0, 40, 110)
+ASIDE = (50, -30, 100)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return mesh_scan(sheet()).surface
+
+
+def on_tab(surface):
+    return (surface.points_mm[:, 0] > 15 + GONE_MM) & (np.abs(surface.points_mm[:, 1]) < 4)
+
+
+def test_distances_are_signed_by_side_and_measured_to_triangles_of_any_size(reference):
+    shape = ReferenceShape(reference)
+    points = np.array([[3.3, 2.1, 1.25], [3.3, 2.1, 0.8], [-15.5, 0, 0.5], [0, 0, -0.3]])
+    np.testing.assert_allclose(shape.signed_distance(points), [0.25, -0.2, 0.5, 0.3], atol=1e-9)
+    coarse = sheet()
+    surface = mesh_scan(coarse).surface
+    only = Surface(surface.points_mm, surface.normals, surface.areas_mm2)  # a cloud: along the nearest points' normals
+    np.testing.assert_allclose(ReferenceShape(only).signed_distance(points[:1]), [0.25], atol=1e-6)
+
+
+def test_spread_is_known_where_two_specimens_have_surface():
+    nan = np.nan
+    good = GoodDeviation(np.array([[0.0, 0.2, nan, nan], [0.2, 0.4, 0.1, nan], [0.4, 0.6, nan, nan]]))
+    usual, spread = good.usual_spread()
+    np.testing.assert_allclose(usual, [0.2, 0.4, 0.1, 0.0])
+    np.testing.assert_allclose(spread, [np.std([0, 0.2, 0.4])] * 4)
+    np.testing.assert_allclose(good.usual_spread(without=2)[0][:2], [0.1, 0.3])
+    assert good.known().tolist() == [True, True, True, False]
+    assert good.known(without=1).tolist() == [True, True, False, False]
+
+
+def test_a_tab_missing_from_a_closed_mesh_is_missing(reference):
+    missing = gone(reference, mesh_scan(sheet(tab=False)).surface, ())
+    assert np.isfinite(missing[on_tab(reference)]).all()
+    assert np.nanmax(missing) == pytest.approx(TAB_MM, abs=0.1)
+    assert np.isnan(missing[reference.points_mm[:, 0] < 15]).all()
+    assert np.isnan(gone(reference, mesh_scan(sheet()).surface, ())).all()
+
+
+def test_surface_that_was_only_never_scanned_is_not_missing(reference):
+    whole = mesh_scan(sheet())
+    kept = whole.vertices_mm[whole.faces].mean(axis=1)[:, 0] < 12
+    open_mesh = Scan("half", None, whole.vertices_mm, faces=whole.faces[kept])
+    cloud = Surface(*(a[reference.points_mm[:, 0] < 12] for a in (reference.points_mm, reference.normals)), None)
+    for surface in (open_mesh.surface, cloud):
+        assert np.isnan(gone(reference, surface, ())).all()
+
+
+def test_a_camera_tells_what_it_looks_through_from_what_it_does_not_see(reference):
+    views = seen_by(sheet(tab=False), ABOVE, ASIDE)
+    surface = merged_surface([on_part(view) for view in views])
+    missing = gone(reference, surface, views)
+    x, y, _ = reference.points_mm.T
+    inner = on_tab(reference) & (reference.normals[:, 2] > 0.9) & (x < 14 + TAB_MM) & (np.abs(y) < 3)
+    assert np.isfinite(missing[inner]).all()
+    assert np.isnan(missing[~on_tab(reference) & (x < 15)]).all()
+    # the underside of the plate was seen by nobody, and nobody looked through it
+    assert np.isnan(missing[(reference.normals[:, 2] < -0.9) & (x < 15)]).all()
+
+
+def test_nothing_is_missing_from_a_good_specimen_though_its_pose_is_a_little_off(reference):
+    off = sheet()
+    off.apply_transform(trimesh.transformations.rotation_matrix(np.deg2rad(0.3), (0.3, 1, 0.2)))
+    off.apply_translation((0.1, -0.1, 0.1))
+    views = seen_by(off, ABOVE, ASIDE, (-60, 20, 90))
+    surface = merged_surface([on_part(view) for view in views])
+    assert np.isnan(gone(reference, surface, views)).all()
+
+
+def test_an_empty_background_tells_nothing(reference):
+    """Of a pixel without a depth nothing is known: a sensor may have failed there."""
+    views = seen_by(sheet(tab=False), ABOVE, ASIDE, ground=False)
+    assert np.isnan(gone(reference, merged_surface(views), views)).all()
+
+
+def test_what_is_missing_is_told_at_the_surface_that_is_left(reference):
+    shape = ReferenceShape(reference)
+    specimen = mesh_scan(sheet(tab=False)).surface
+    good = GoodDeviation(np.zeros((2, len(reference.points_mm))))
+    observation = SimpleNamespace(
+        surface=specimen,
+        distance_mm=shape.signed_distance(specimen.points_mm),
+        gone_mm=gone(reference, specimen, ()),
+    )
+
+    def geometry(deviation):
+        return _geometry(observation, Remembered(None, None, 0.0, shape, deviation, 0.05), None)
+
+    deviation, score = geometry(good)
+    at_root = specimen.points_mm[:, 0] > 14.9
+    assert deviation.min() == pytest.approx(-TAB_MM, abs=0.1)
+    assert score.max() == pytest.approx(TAB_MM / 0.05, rel=0.02)
+    assert score[~at_root].max() < 1
+    # good specimens without it: the drawing has a tab that nobody makes
+    usual = GoodDeviation(np.where(np.isnan(observation.gone_mm), 0, -observation.gone_mm)[None].repeat(2, axis=0))
+    assert geometry(usual)[1].max() < geometry(good)[1].max() / 10
+    unknown = GoodDeviation(np.where(np.isfinite(observation.gone_mm), np.nan, 0)[None].repeat(2, axis=0))
+    assert np.abs(geometry(unknown)[0]).max() < 2
+
+
+def test_a_part_that_lost_what_tells_its_poses_apart_fails():
+    """Without its tab the sheet fits the part either way round: in both it lacks a tab."""
+    rng = np.random.default_rng(0)
+
+    def made(name, tab=True):
+        mesh = sheet(tab).subdivide_to_size(1.5)
+        vertices = mesh.vertices * (1 + rng.normal(scale=1e-3)) + rng.normal(scale=0.01, size=mesh.vertices.shape)
+        return Scan(name, None, np.asarray(vertices), faces=np.asarray(mesh.faces))
+
+    small = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=6))
+    inspector = Inspector.fit([made("a"), made("b"), made("c")], small)
+    assert inspector.inspect(made("good")).verdict == "pass"
+    found = inspector.inspect(made("broken", tab=False))
+    assert found.verdict == "fail"
+    assert "2 different poses fit equally well" in found.reason
+    worst = found.defects[0]
+    assert worst.kind == "missing material"
+    assert worst.deviation_mm == pytest.approx(-TAB_MM, abs=0.3)
+    assert abs(abs(worst.centroid_part_mm[0]) - 15) < 2
