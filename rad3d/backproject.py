@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, ScoreMap
+from rad3d.arrays import Flags, Mask, ScoreMap
 from rad3d.geometry import unit
-from rad3d.patches import Patches, sample_scores
+from rad3d.patches import Patches, mm_per_pixel, near_part, sample_scores
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
 from rad3d.view import View
@@ -74,8 +75,18 @@ def back_project(
     return [PointViews(kind, np.where(np.isnan(kind), np.float32(0), incidence)) for kind in projected]
 
 
-def view_map(view: View, surface_tree: cKDTree, point_scores: np.ndarray, reach_mm: float) -> ScoreMap:
-    """Scores of a surface's points as a map (H, W) over a view: the nearest point's, NaN without one within reach."""
+def view_map(
+    view: View, surface_tree: cKDTree, point_scores: np.ndarray, reach_mm: float, overlooked: Mask | None = None
+) -> ScoreMap:
+    """Scores of a surface's points as a map (H, W) over a view: the nearest point's, NaN without one within reach.
+
+    Args:
+        view: part frame.
+        surface_tree: of the surface's points.
+        point_scores: (n,) of the surface's points.
+        reach_mm: no point beyond this counts.
+        overlooked: (H, W) pixels without a depth; those amid the part have the score of the nearest pixel in reach.
+    """
     result = np.full(view.size_hw, np.nan, np.float32)
     if view.points_mm is None or not surface_tree.n:
         return result
@@ -83,4 +94,8 @@ def view_map(view: View, surface_tree: cKDTree, point_scores: np.ndarray, reach_
     distance, index = surface_tree.query(view.points_mm[mask], distance_upper_bound=reach_mm, workers=-1)
     found = np.isfinite(distance)
     result[mask] = np.where(found, point_scores[np.where(found, index, 0)], np.nan)
+    if overlooked is not None and np.isfinite(result).any():
+        away, (row, column) = distance_transform_edt(np.isnan(result), return_indices=True)
+        filled = overlooked & near_part(view) & np.isnan(result) & (away * mm_per_pixel(view) <= reach_mm)
+        result[filled] = result[row[filled], column[filled]]
     return result

@@ -73,14 +73,27 @@ class Evidence:
     views_seen: np.ndarray
 
 
-def gather(
+@dataclass(frozen=True, eq=False)
+class PatchScores:
+    """What retrieval says of a specimen's patches, (n, h, w) each; NaN off the part.
+
+    Args:
+        raw: 1 - cosine similarity.
+        unusual: in standard deviations of good specimens at that place.
+    """
+
+    raw: ScoreMap
+    unusual: ScoreMap
+
+
+def judge_patches(
     observation: Observation,
     remembered: Remembered,
     settings: Settings,
     good: int | None = None,
     chances: ScoreMap | None = None,
-) -> Evidence:
-    """Compare a specimen with what is remembered.
+) -> PatchScores:
+    """Compare a specimen's patches with what is remembered.
 
     Args:
         observation: the specimen in the part frame.
@@ -92,16 +105,33 @@ def gather(
     query = PlacedPatches.of_query(observation.patches)
     own = None if good is None else remembered.patches.specimen == good
     others = None if own is None else ~own
-    raw_patches = (
-        surface_scores(query, remembered.patches, settings.surface).raw if own is None else remembered.scores[own]
-    )
+    raw = surface_scores(query, remembered.patches, settings.surface).raw if own is None else remembered.scores[own]
     usual, spread = usual_scores(query, remembered.patches, remembered.scores, others)
-    unusual = (raw_patches - usual) / (spread + remembered.score_floor)
+    unusual = (raw - usual) / (spread + remembered.score_floor)
     if chances is not None and remembered.chances is not None:
         usual, spread = usual_scores(query, remembered.patches, remembered.chances, others)
         floor = 0.5 * float(np.std(remembered.chances))
         unusual += LABELLED_WEIGHT * (chances[tuple(query.position.T)] - usual) / (spread + floor)
-    grids = [_grid(observation, query, values) for values in (unusual, raw_patches)]
+    return PatchScores(_grid(observation, query, raw), _grid(observation, query, unusual))
+
+
+def gather(
+    observation: Observation,
+    patch_scores: PatchScores,
+    remembered: Remembered,
+    settings: Settings,
+    good: int | None = None,
+) -> Evidence:
+    """Bring what is known of a specimen's patches and of its shape together on its surface.
+
+    Args:
+        observation: the specimen in the part frame.
+        patch_scores: of its patches.
+        remembered: the good specimens.
+        settings: of the inspector.
+        good: the specimen's own index among the remembered ones, which is then left out.
+    """
+    grids = [patch_scores.unusual, patch_scores.raw]
     seen = back_project(observation.views, observation.patches, grids, observation.surface, settings.fusion)
     appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)
     raw = fuse(seen[1], "mean").score

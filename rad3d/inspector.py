@@ -2,7 +2,9 @@
 
 scan -> register -> views -> encoder -> patches                                          (observe)
 fit:     patches of good specimens -> memory -> leave-one-out scores -> calibration
-inspect: patches -> retrieval on the surface -> calibrated -> back-projected -> fused    (evidence)
+inspect: patches -> retrieval on the surface -> calibrated                               (evidence)
+         -> captured views of a symmetric part turned until they agree                   (arrange)
+         -> back-projected -> fused, with what the shape says                            (evidence)
          -> defects in mm -> verdict
 """
 
@@ -19,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, ScoreMap, Values
+from rad3d.arrange import arranged
+from rad3d.arrays import Flags, Mask, ScoreMap, Values
 from rad3d.backproject import view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
@@ -27,7 +30,7 @@ from rad3d.defects import measure, regions
 from rad3d.deviation import REACH_MM, GoodDeviation, ReferenceShape, sided
 from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
-from rad3d.evidence import Evidence, Remembered, gather
+from rad3d.evidence import Evidence, Remembered, gather, judge_patches
 from rad3d.expert import Expert
 from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
 from rad3d.files import atomic_folder
@@ -180,10 +183,11 @@ class Inspector:
             remembered_grids = np.concatenate([grid for grid in grids if grid is not None])
             chances = remembered_grids[tuple(PlacedPatches.of_memory(memory).position.T)]
         remembered = remember(memory, patch_scores, shape, deviation, chances)
-        evidence = [
-            gather(observation, remembered, settings, good=index, chances=grids[index])
-            for index, observation in enumerate(track(observations, "calibrating"))
-        ]
+        evidence = []
+        for index, observation in enumerate(track(observations, "calibrating")):
+            patch_scores_of = judge_patches(observation, remembered, settings, good=index, chances=grids[index])
+            seen = arranged(observation, patch_scores_of.unusual, remembered, reference, settings.fusion)
+            evidence.append(gather(seen, patch_scores_of, remembered, settings, good=index))
         return Inspector(
             part=part,
             settings=settings,
@@ -239,7 +243,10 @@ class Inspector:
         """Compared with the good specimens, in the pose in which it was observed."""
         scan, remembered = observation.scan, self.remembered
         with clock("retrieval"):
-            evidence = gather(observation, remembered, self.settings, chances=_chances(self.expert, observation))
+            chances = _chances(self.expert, observation)
+            patch_scores = judge_patches(observation, remembered, self.settings, chances=chances)
+            observation = arranged(observation, patch_scores.unusual, remembered, self.reference, self.settings.fusion)
+            evidence = gather(observation, patch_scores, remembered, self.settings)
         with clock("defects"):
             threshold, judgements, surface = self.threshold[0], active(self.log), observation.surface
             score = respected(evidence.score, surface.points_mm, surface.normals, judgements, threshold)
@@ -269,7 +276,10 @@ class Inspector:
             verdict, reason = self._verdict(len(defects), coverage, len(judgements))
             pairs = patch_pairs(observation, labels, remembered.patches, self.memory, self.settings)
             tree = cKDTree(observation.surface.points_mm)
-            views = tuple(view_scores(view, tree, evidence.score) for view in observation.views)
+            views = tuple(
+                view_scores(view, tree, evidence.score, overlooked)
+                for view, overlooked in zip(observation.views, observation.overlooked, strict=True)
+            )
         if scan.views:  # the merged surface, in the part frame
             vertices, vertex = observation.surface.points_mm, np.arange(len(evidence.score))
         else:
@@ -477,13 +487,13 @@ def _registrations(observation: Observation) -> tuple[dict[str, Any], ...]:
     )
 
 
-def view_scores(view: View, surface_tree: cKDTree, scores: Values) -> ViewScores:
-    """A view with the scores of the surface that it shows."""
+def view_scores(view: View, surface_tree: cKDTree, scores: Values, overlooked: Mask | None = None) -> ViewScores:
+    """A view with the scores of the surface that it shows, and of the part's pixels whose depth the sensor missed."""
     camera = view.camera
     return ViewScores(
         name=view.name,
         image=view.image,
-        score=view_map(view, surface_tree, scores, REACH_MM),
+        score=view_map(view, surface_tree, scores, REACH_MM, overlooked),
         part_from_camera=None if camera is None else camera.part_from_camera,
         intrinsics=None if camera is None else camera.intrinsics,
     )

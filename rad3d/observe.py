@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rad3d.arrays import Pose, Values
+from rad3d.arrays import Mask, Pose, Values
 from rad3d.camera import Camera
 from rad3d.deviation import ReferenceShape, gone, on_reference
 from rad3d.encoder import Encoder
@@ -69,6 +69,14 @@ class Observation:
         return np.where(np.isnan(self.gone_mm), deviation, -self.gone_mm)
 
     @property
+    def overlooked(self) -> tuple[Mask | None, ...]:
+        """Of each view the pixels (H, W) whose depth the sensor missed; None where views were rendered."""
+        if not self.scan.views:
+            return (None,) * len(self.views)
+        pairs = zip(self.scan.views, self.registrations, strict=True)
+        return tuple(~view.mask for view, registration in pairs if registration.trusted)
+
+    @property
     def part_from_scan(self) -> Pose:
         """Where the scan lies; captured views each have their own pose and report in the part frame."""
         return self.registrations[0].part_from_scan if self.scan.kind != "captured" else np.eye(4)
@@ -109,29 +117,39 @@ def observe(
                 for view, registration in zip(scan.views, registrations, strict=True)
                 if registration.trusted
             )
-            surface = merged_surface(views)
         else:
-            part_from_scan = registrations[0].part_from_scan
-            surface = scan.surface.moved(part_from_scan)  # in the order that `surface_from_vertex` speaks of
-            views = tuple(renderer_for(scan.moved(part_from_scan)).render(cameras))
+            views = tuple(renderer_for(scan.moved(registrations[0].part_from_scan)).render(cameras))
     with stage("encoding"):
         patches = encode_views(views, encoder, settings.views.mm_per_patch)
     with stage("deviation"):
-        distance_mm = shape.signed_distance(surface.points_mm)
-        whole = [
-            replace(view, camera=camera_of(view)).moved(registration.part_from_scan)
-            for view, registration in zip(scan.views, registrations, strict=bool(scan.views))
-            if registration.trusted
-        ]
-        gone_mm = gone(shape.surface, surface, whole)
+        return observed(scan, registrations, views, replace(patches, features=patches.features.half()), shape)
+
+
+def observed(
+    scan: Scan,
+    registrations: tuple[Registration, ...],
+    views: tuple[View, ...],
+    patches: Patches,
+    shape: ReferenceShape,
+) -> Observation:
+    """A specimen that was registered and looked at, measured against the reference."""
+    if scan.views:
+        surface = merged_surface(views)
+    else:  # in the order that `surface_from_vertex` speaks of
+        surface = scan.surface.moved(registrations[0].part_from_scan)
+    whole = [
+        replace(view, camera=camera_of(view)).moved(registration.part_from_scan)
+        for view, registration in zip(scan.views, registrations, strict=bool(scan.views))
+        if registration.trusted
+    ]
     return Observation(
         scan=scan,
         registrations=registrations,
         surface=surface,
         views=views,
-        patches=replace(patches, features=patches.features.half()),
-        distance_mm=distance_mm,
-        gone_mm=gone_mm,
+        patches=patches,
+        distance_mm=shape.signed_distance(surface.points_mm),
+        gone_mm=gone(shape.surface, surface, whole),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from rad3d.arrays import Image, Pixels, ScoreMap
+from rad3d.arrays import Image, Mask, Pixels, ScoreMap
 from rad3d.encoder import Encoder
 from rad3d.geometry import unit
 from rad3d.view import View
@@ -67,7 +67,7 @@ def windows_of(view: View, input_hw: tuple[int, int], patch: int, mm_per_patch: 
     else:
         centre_y, centre_x = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2
         scale = max(np.ptp(rows) / (input_hw[0] - 2 * patch), np.ptp(columns) / (input_hw[1] - 2 * patch))
-    count = 1 if mm_per_patch is None else int(np.ceil(scale * patch * _mm_per_pixel(view) / mm_per_patch - 1e-6))
+    count = 1 if mm_per_patch is None else int(np.ceil(scale * patch * mm_per_pixel(view) / mm_per_patch - 1e-6))
     count = max(count, 1)
     overlap = 1 + (count - 1) * patch / input_hw[0]
     tile_h, tile_w = (scale * size * overlap / count for size in input_hw)
@@ -81,7 +81,7 @@ def windows_of(view: View, input_hw: tuple[int, int], patch: int, mm_per_patch: 
     return [tile for tile in tiles if _shows_part(view, tile)]
 
 
-def _mm_per_pixel(view: View) -> float:
+def mm_per_pixel(view: View) -> float:
     """Median distance on the part between the rays of neighbouring pixels."""
     if view.camera is None or view.points_mm is None:
         return 0.0
@@ -99,7 +99,7 @@ def cut(view: View, window: Window, size_hw: tuple[int, int]) -> Image:
     """The window's pixels at `size_hw`; beyond the image and off the part it is grey."""
     image = view.image
     if view.points_mm is not None:
-        image = np.where(_near_part(view)[..., None], image, np.uint8(BACKGROUND))
+        image = np.where(near_part(view)[..., None], image, np.uint8(BACKGROUND))
     margin = int(np.ceil(max(window.width, window.height)))
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=BACKGROUND)
     box = (
@@ -112,8 +112,8 @@ def cut(view: View, window: Window, size_hw: tuple[int, int]) -> Image:
     return np.asarray(resized)
 
 
-def _near_part(view: View) -> np.ndarray:
-    """The part's pixels with holes in its cloud filled: a missing depth is no background."""
+def near_part(view: View) -> Mask:
+    """The part's pixels (H, W) with holes in its cloud filled: a missing depth is no background."""
     from scipy import ndimage
 
     closed = np.asarray(ndimage.binary_closing(np.pad(view.mask, 8), iterations=4))[8:-8, 8:-8]

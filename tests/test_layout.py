@@ -16,7 +16,7 @@ ORDER = """
 arrays errors settings geometry camera view scan files ply meshes clouds organised captured io segment icp symmetry
 register joint assemble render.shading render.raycast render.splat render.rasterize render viewpoints onnx_weights
 downloads weights encoder patches memory retrieval surface labelled mrad prompted expert backproject fusion calibration
-deviation metrics result defects feedback observe golden evidence likeness fitting inspector zeroshot
+deviation metrics result defects feedback observe golden evidence arrange likeness fitting inspector zeroshot
 """.split()
 TOP = [
     "datasets",

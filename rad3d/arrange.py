@@ -1,0 +1,159 @@
+"""Views of a symmetric part, each registered alone, turned by its symmetries until they tell the same.
+
+One view of a flange with six equal holes fits in six poses. Each is right by itself, but views that chose differently
+show one crack in six places. What tells them apart is only what is unusual about the specimen: views of one place
+agree where it is.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from rad3d.arrays import ScoreMap, Values
+from rad3d.backproject import back_project
+from rad3d.evidence import ANOMALOUS, Remembered
+from rad3d.geometry import inverse, transform_directions, transform_points
+from rad3d.icp import Poses
+from rad3d.observe import Observation, has_poses, observed
+from rad3d.register import Reference
+from rad3d.scan import Surface
+from rad3d.settings import FusionSettings
+from rad3d.symmetry import about
+from rad3d.view import View
+
+MARKS = 6000
+"""Places on the part at which views are compared."""
+POINTS_PER_VIEW = 24_000
+AROUND = 12
+"""Neighbouring marks of which the most anomalous counts: views from two sides see two sides of a crack."""
+TURN_STEP = np.deg2rad(3.0)
+"""About an axis of revolution."""
+STRONGEST = 10.0
+"""What is more unusual than this counts as this: no single place decides."""
+CONFLICT = 0.5
+"""What a place counts against an arrangement in which views disagree about it, relative to one where they agree."""
+
+
+def arranged(
+    observation: Observation,
+    unusual: ScoreMap,
+    remembered: Remembered,
+    reference: Reference,
+    settings: FusionSettings,
+) -> Observation:
+    """The specimen with each view in that one of its equivalent poses in which it agrees best with the others.
+
+    Views that were captured with poses, and parts without symmetries, stay as they are.
+
+    Args:
+        observation: the specimen.
+        unusual: (n, h, w) how unusual its patches are, in standard deviations of good ones.
+        remembered: the good specimens.
+        reference: the part with its symmetries.
+        settings: which views judge a point.
+    """
+    turns = _turns(reference)
+    if len(turns) < 2 or len(observation.views) < 2 or has_poses(observation.scan):
+        return observation
+    told = _told(observation, unusual, remembered, reference, settings)
+    chosen = _chosen(told, _places(turns, reference))
+    if not chosen.any():
+        return observation
+    views = tuple(view.moved(turns[turn]) for view, turn in zip(observation.views, chosen, strict=True))
+    patches, turn_of = observation.patches, chosen[observation.patches.view_index]
+    points, normals, directions = (a.copy() for a in (patches.points_mm, patches.normals, patches.directions))
+    for turn in np.unique(turn_of):
+        rows = turn_of == turn
+        points[rows] = transform_points(turns[turn], points[rows])
+        normals[rows] = transform_directions(turns[turn], normals[rows])
+        directions[rows] = transform_directions(turns[turn], directions[rows])
+    left = iter(chosen)
+    registrations = tuple(
+        replace(one, part_from_scan=turns[next(left)] @ one.part_from_scan) if one.trusted else one
+        for one in observation.registrations
+    )
+    moved = replace(patches, points_mm=points, normals=normals, directions=directions)
+    return observed(observation.scan, registrations, views, moved, remembered.shape)
+
+
+def _turns(reference: Reference) -> Poses:
+    """(k, 4, 4) what maps the part exactly onto itself, the identity first; about an axis in steps."""
+    exact, axis = reference.symmetries.exact, reference.symmetries.axis
+    if axis is None:
+        return exact
+    angles = np.arange(0, 2 * np.pi, TURN_STEP)[:, None]
+    about_axis = about(Rotation.from_rotvec(angles * axis[1]).as_matrix(), axis[0], axis[0])
+    return np.asarray((exact[:, None] @ about_axis[None]).reshape(-1, 4, 4))
+
+
+def _places(turns: Poses, reference: Reference) -> np.ndarray:
+    """(k, m) which mark comes to lie at each mark."""
+    samples = reference.target.samples.thinned(MARKS)
+    tree = samples.tree
+    return np.stack([tree.query(transform_points(inverse(turn), samples.points_mm), workers=-1)[1] for turn in turns])
+
+
+def _told(
+    observation: Observation,
+    unusual: ScoreMap,
+    remembered: Remembered,
+    reference: Reference,
+    settings: FusionSettings,
+) -> np.ndarray:
+    """(v, m) how anomalous each view finds the part at the marks, 0 where it is usual, NaN where it does not look."""
+    samples = reference.target.samples.thinned(MARKS)
+    marks = Surface(samples.points_mm, samples.normals, np.ones(len(samples.points_mm)))
+    (seen,) = back_project(observation.views, observation.patches, [unusual], marks, settings)
+    around = samples.tree.query(samples.points_mm, k=min(AROUND, len(samples.points_mm)), workers=-1)[1]
+    result = []
+    for view, appearance in zip(observation.views, seen.score, strict=True):
+        both = np.fmax(appearance, _geometry_told(view, remembered, reference))
+        result.append(np.fmax.reduce(np.clip(both - ANOMALOUS, 0, STRONGEST)[around], axis=1))
+    return np.stack(result)
+
+
+def _geometry_told(view: View, remembered: Remembered, reference: Reference) -> Values:
+    """(m,) how anomalous the shape is that a view shows at each mark, on average over the mark; NaN unseen."""
+    samples = reference.target.samples.thinned(MARKS)
+    assert view.points_mm is not None
+    points = view.points_mm[view.mask].astype(np.float64)
+    points = points[:: max(1, len(points) // POINTS_PER_VIEW)]
+    usual, spread = remembered.deviation.usual_spread()
+    _, nearest = remembered.shape.tree.query(points, workers=-1)
+    off = remembered.shape.signed_distance(points) - usual[nearest]
+    _, mark = samples.tree.query(points, workers=-1)
+    count, total = (
+        np.bincount(mark, weights=weights, minlength=len(samples.points_mm))
+        for weights in (None, off / (spread[nearest] + remembered.deviation_floor_mm))
+    )
+    return np.abs(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+
+
+def _chosen(told: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(v,) which turn each view takes: the one that tells most first, then always the one that fits best to those.
+
+    >>> crack = np.array([[9.0, 0.0, 0.0, np.nan], [np.nan, 0.0, 9.0, 0.0]])  # one ring of four places, two views
+    >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
+    >>> _chosen(crack, ring)
+    array([0, 2])
+    """
+    chosen = np.zeros(len(told), int)
+    left = list(np.argsort(-np.nansum(told**2, axis=1), kind="stable"))
+    first = left.pop(0)
+    total, count = np.nan_to_num(told[first]), np.isfinite(told[first]).astype(float)
+    while left:
+        mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        fits = [_fit(told[view][places], mean) for view in left]
+        best = int(np.argmax([fit.max() for fit in fits]))
+        view = left.pop(best)
+        chosen[view] = int(fits[best].argmax())
+        turned = told[view][places[chosen[view]]]
+        total, count = total + np.nan_to_num(turned), count + np.isfinite(turned)
+    return chosen
+
+
+def _fit(turned: np.ndarray, mean: Values) -> Values:
+    """(k,) how well a view in each of its poses (k, m) goes with what the others say (m,)."""
+    agreement = turned * mean - CONFLICT * (turned - mean) ** 2
+    return np.asarray(np.nansum(agreement, axis=1))
