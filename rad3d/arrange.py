@@ -127,7 +127,7 @@ def _geometry_told(view: View, remembered: Remembered, reference: Reference) -> 
         np.bincount(mark, weights=weights, minlength=len(samples.points_mm))
         for weights in (None, off / (spread[nearest] + remembered.deviation_floor_mm))
     )
-    return np.abs(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+    return np.asarray(np.abs(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)))
 
 
 def _chosen(told: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -1,0 +1,118 @@
+"""Views of a part with six equal sides: one hole must not become six."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rad3d.arrange import arranged
+from rad3d.datasets.machine_capture import make_capture
+from rad3d.datasets.machine_specimen import make_specimen
+from rad3d.deviation import GoodDeviation, ReferenceShape
+from rad3d.encoder import Encoder
+from rad3d.evidence import Remembered
+from rad3d.geometry import inverse, rotation_angle
+from rad3d.observe import isolated, observed, placed
+from rad3d.patches import encode_views
+from rad3d.register import build_reference, nowhere
+from rad3d.scan import Scan
+from rad3d.settings import EncoderSettings, FusionSettings
+from rad3d.symmetry import Symmetries
+
+FUSION = FusionSettings()
+
+
+@pytest.fixture(scope="module")
+def flange():
+    made = make_specimen("flange", 3, ("hole",), sizes_mm=(5.0, 6.0))
+    return made, make_capture(made, 3)
+
+
+@pytest.fixture(scope="module")
+def reference(flange):
+    made, _ = flange
+    return build_reference(made.nominal.surface, Symmetries(np.stack(made.symmetries), np.stack(made.symmetries)))
+
+
+@pytest.fixture(scope="module")
+def remembered(flange):
+    shape = ReferenceShape(flange[0].nominal.surface)
+    return Remembered(None, None, 0.0, shape, GoodDeviation(np.zeros((2, len(shape.surface.points_mm)))), 0.05)
+
+
+@pytest.fixture(scope="module")
+def scattered(flange, reference, remembered):
+    """The captured flange with every view in another of its equivalent poses."""
+    made, capture = flange
+    encoder = Encoder.load(EncoderSettings(input_hw=(224, 224)))
+    turns = np.random.default_rng(0).integers(0, len(made.symmetries), len(capture.views))
+    poses = [made.symmetries[turn] @ c.part_from_camera for turn, c in zip(turns, capture.cameras, strict=True)]
+    registrations = tuple(replace(nowhere(""), part_from_scan=pose, trusted=True) for pose in poses)
+    views = tuple(isolated(placed(v, pose), remembered.shape) for v, pose in zip(capture.views, poses, strict=True))
+    scan = Scan("flange", None, np.zeros((0, 3)), views=capture.views)
+    return observed(scan, registrations, views, encode_views(views, encoder), remembered.shape)
+
+
+def nothing_unusual(observation):
+    return np.zeros(observation.patches.points_mm.shape[:3], np.float32)
+
+
+def turns_of(observation, capture):
+    """The motion from its true pose of each view."""
+    pairs = zip(observation.registrations, capture.cameras, strict=True)
+    return [found.part_from_scan @ inverse(camera.part_from_camera) for found, camera in pairs]
+
+
+def sees_hole(made, capture):
+    hole = made.instances[0]
+    pairs = zip(capture.views, capture.instances, strict=True)
+    return [((instance == hole.id) & view.mask).sum() > 100 for view, instance in pairs]
+
+
+def apart(motions):
+    return [np.degrees(rotation_angle(motions[0] @ inverse(other))) for other in motions[1:]]
+
+
+def test_views_that_show_the_hole_agree_where_it_is(flange, scattered, reference, remembered):
+    made, capture = flange
+    telling = np.flatnonzero(sees_hole(made, capture))
+    assert len(telling) >= 3
+    assert max(apart([turns_of(scattered, capture)[i] for i in telling])) > 50
+    found = arranged(scattered, nothing_unusual(scattered), remembered, reference, FUSION)
+    assert max(apart([turns_of(found, capture)[i] for i in telling])) < 1
+    # what moved, moved together
+    for view, registration in zip(found.views, found.registrations, strict=True):
+        np.testing.assert_allclose(view.camera.part_from_camera, registration.part_from_scan, atol=1e-9)
+    rows = found.patches.points_mm[0], scattered.patches.points_mm[0]
+    motion = turns_of(found, capture)[0] @ inverse(turns_of(scattered, capture)[0])
+    np.testing.assert_allclose(rows[0], rows[1] @ motion[:3, :3].T + motion[:3, 3], atol=1e-3)
+    deep = np.abs(found.distance_mm) > 1.0
+    where = found.surface.points_mm[deep]
+    assert np.linalg.norm(where - np.median(where, axis=0), axis=1).max() < 15, "one hole, in one place"
+
+
+def test_what_only_looks_unusual_decides_too(flange, scattered, reference, remembered):
+    """A stain has no shape; here one patch of each view is said to look odd, at one true place."""
+    _, capture = flange
+    flat = replace(remembered, deviation_floor_mm=1e6)
+    place = np.array([19.0, 8.0, 6.5])
+    unusual = nothing_unusual(scattered)
+    shown = []
+    for row, index in enumerate(scattered.patches.view_index):
+        motion = turns_of(scattered, capture)[index]
+        at = motion[:3, :3] @ place + motion[:3, 3]
+        distance = np.linalg.norm(scattered.patches.points_mm[row] - at, axis=-1)
+        near = distance < 5.0
+        unusual[row][near] = 8.0
+        shown += [index] * bool(near.any())
+    assert len(shown) >= 3
+    found = arranged(scattered, unusual, flat, reference, FUSION)
+    assert max(apart([turns_of(found, capture)[i] for i in shown])) < 1
+
+
+def test_known_poses_and_parts_without_symmetry_stay(scattered, reference, remembered):
+    alone = replace(reference, symmetries=Symmetries(np.eye(4)[None], np.eye(4)[None]))
+    unusual = nothing_unusual(scattered)
+    assert arranged(scattered, unusual, remembered, alone, FUSION) is scattered
+    posed = replace(scattered, scan=replace(scattered.scan, views=scattered.views))
+    assert arranged(posed, unusual, remembered, reference, FUSION) is posed
