@@ -5,14 +5,14 @@ written to disk, so that metrics can be computed again without inference.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rad3d.arrays import Image, Values
+from rad3d.arrays import Image, ScoreMap, Values
 from rad3d.auxiliary import Auxiliary, look_at
 from rad3d.datasets.sample import Sample
 from rad3d.errors import Rad3dError, RegistrationError, ScanError, SettingsError, UnitError
@@ -21,6 +21,7 @@ from rad3d.fitting import Track
 from rad3d.inspector import Inspector
 from rad3d.looks import cropped, load_views, need_images, part_of
 from rad3d.prediction import WHOLE, Box, Prediction, ViewPrediction
+from rad3d.register import Registration
 from rad3d.scan import Scan
 from rad3d.settings import RetrievalSettings, Settings
 from rad3d.view import View
@@ -238,18 +239,11 @@ class Inspectors:
             found = self._inspector.inspect(scan)
         except (RegistrationError, ScanError) as error:
             return _failed(scan, str(error))
-        maps = {view.name: view.score for view in found.views}
-        views = tuple(
-            ViewPrediction(v.name, _top_mean(maps[v.name]), maps[v.name], WHOLE, part_of(v))
-            if v.name in maps
-            else ViewPrediction(v.name, np.nan, np.full(v.size_hw, np.nan, np.float32), WHOLE, part_of(v))
-            for v in scan.views
-        )
         return Prediction(
             score=found.score,
             complete=found.verdict != "incomplete",
             reason=found.reason,
-            views=views,
+            views=_with_maps(scan, {view.name: view.score for view in found.views}),
             points=None if scan.views else found.points.anomaly_score,
             areas_mm2=None if scan.views else vertex_areas(scan),
             defect_id=None if scan.views else found.points.defect_id,
@@ -281,20 +275,36 @@ class Deviation:
         self._reference = build_reference(reference.surface)
 
     def predict(self, sample: Sample) -> Prediction:
-        """Absolute distance per vertex; the specimen's score is the mean of the largest hundredth."""
-        from rad3d.geometry import transform_points
-        from rad3d.register import register_surface
+        """Absolute distance per vertex or pixel; the specimen's score is the mean of the largest hundredth."""
+        from rad3d.observe import register
 
         scan = sample.load_scan()
         try:
-            found = register_surface(scan.surface, self._reference)
+            found = register(scan, self._reference)
         except RegistrationError as error:
             return _failed(scan, str(error))
-        if not found.trusted:
-            return _failed(scan, found.reason)
-        at = transform_points(found.part_from_scan, scan.surface.points_mm)
-        points = np.abs(self._shape.signed_distance(at))[scan.surface_from_vertex]
+        if scan.views:
+            return self._of_views(scan, found)
+        distance = np.abs(self._shape.signed_distance(scan.surface.moved(found[0].part_from_scan).points_mm))
+        points = distance[scan.surface_from_vertex]
         return Prediction(score=_top_mean(points), points=points, areas_mm2=vertex_areas(scan))
+
+    def _of_views(self, scan: Scan, found: Sequence[Registration]) -> Prediction:
+        from scipy.spatial import cKDTree
+
+        from rad3d.inspector import view_scores
+        from rad3d.observe import isolated, placed
+        from rad3d.scan import merged_surface
+
+        pairs = [(view, one.part_from_scan) for view, one in zip(scan.views, found, strict=True) if one.trusted]
+        seen = [isolated(placed(view, pose), self._shape) for view, pose in pairs]
+        surface = merged_surface(seen)
+        distance, tree = np.abs(self._shape.signed_distance(surface.points_mm)), cKDTree(surface.points_mm)
+        maps = {
+            view.name: view_scores(view, tree, distance, ~captured.mask).score
+            for view, (captured, _) in zip(seen, pairs, strict=True)
+        }
+        return Prediction(score=_top_mean(distance), views=_with_maps(scan, maps))
 
 
 def method_named(name: MethodName, settings: Settings, auxiliary: Auxiliary | None = None) -> Method:
@@ -356,6 +366,16 @@ def _nominal(samples: Sequence[Sample]) -> Scan | None:
 
     path = samples[0].nominal if samples else None
     return None if path is None else read_scan(path, unit=samples[0].unit)
+
+
+def _with_maps(scan: Scan, maps: Mapping[str, ScoreMap]) -> tuple[ViewPrediction, ...]:
+    """A capture's views with their maps; one that has none was not inspected."""
+    return tuple(
+        ViewPrediction(v.name, _top_mean(maps[v.name]), maps[v.name], WHOLE, part_of(v))
+        if v.name in maps
+        else ViewPrediction(v.name, np.nan, np.full(v.size_hw, np.nan, np.float32), WHOLE, part_of(v))
+        for v in scan.views
+    )
 
 
 def _failed(scan: Scan, reason: str) -> Prediction:
