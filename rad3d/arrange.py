@@ -32,7 +32,8 @@ TURN_STEP = np.deg2rad(3.0)
 STRONGEST = 10.0
 """What is more unusual than this counts as this: no single place decides."""
 CONFLICT = 0.5
-"""What a place counts against an arrangement in which views disagree about it, relative to one where they agree."""
+"""What a place that two views found anomalous counts against a view that does not, relative to one that does. A single
+view's finding may be an artefact of the encoder, which no view should be kept from contradicting."""
 
 
 def arranged(
@@ -140,20 +141,20 @@ def _chosen(told: np.ndarray, places: np.ndarray) -> np.ndarray:
     """
     chosen = np.zeros(len(told), int)
     left = list(np.argsort(-np.nansum(told**2, axis=1), kind="stable"))
-    first = left.pop(0)
-    total, count = np.nan_to_num(told[first]), np.isfinite(told[first]).astype(float)
+    placed = [told[left.pop(0)]]
     while left:
-        mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-        fits = [_fit(told[view][places], mean) for view in left]
+        fits = [_fit(told[view][places], np.stack(placed)) for view in left]
         best = int(np.argmax([fit.max() for fit in fits]))
         view = left.pop(best)
         chosen[view] = int(fits[best].argmax())
-        turned = told[view][places[chosen[view]]]
-        total, count = total + np.nan_to_num(turned), count + np.isfinite(turned)
+        placed.append(told[view][places[chosen[view]]])
     return chosen
 
 
-def _fit(turned: np.ndarray, mean: Values) -> Values:
-    """(k,) how well a view in each of its poses (k, m) goes with what the others say (m,)."""
-    agreement = turned * mean - CONFLICT * (turned - mean) ** 2
-    return np.asarray(np.nansum(agreement, axis=1))
+def _fit(turned: np.ndarray, placed: np.ndarray) -> Values:
+    """(k,) how well a view in each of its poses (k, m) goes with what the views that have their place say (v, m)."""
+    looked = np.maximum(np.isfinite(placed).sum(axis=0), 1)
+    mean = np.nansum(placed, axis=0) / looked
+    confirmed = (np.nan_to_num(placed) > 0).sum(axis=0) > 1
+    agreement = np.nansum(turned * mean, axis=1)
+    return np.asarray(agreement - CONFLICT * np.nansum((turned - mean)[:, confirmed] ** 2, axis=1))
