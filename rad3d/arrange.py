@@ -1,10 +1,11 @@
-"""Views of a symmetric part, each registered alone, turned by its symmetries until they tell the same.
+"""Views that were each registered alone, turned among the poses in which they fit until they tell the same.
 
-One view of a flange with six equal holes fits in six poses. Each is right by itself, but views that chose differently
-show one crack in six places. What tells them apart is only what is unusual about the specimen: views of one place
-agree where it is.
+One view of a flange with six equal holes fits in six poses, and one of a gear that hides its keyway at every tooth.
+Each is right by itself, but views that chose differently show one crack in six places. What tells them apart is only
+what is unusual about the specimen: views of one place agree where it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from rad3d.evidence import ANOMALOUS, Remembered
 from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import Poses
 from rad3d.observe import Observation, has_poses, observed
-from rad3d.register import Reference
+from rad3d.register import Reference, Registration
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
 from rad3d.symmetry import about
@@ -45,7 +46,7 @@ def arranged(
 ) -> Observation:
     """The specimen with each view in that one of its equivalent poses in which it agrees best with the others.
 
-    Views that were captured with poses, and parts without symmetries, stay as they are.
+    Views that were captured with poses, or fit in one pose only, stay as they are.
 
     Args:
         observation: the specimen.
@@ -54,31 +55,39 @@ def arranged(
         reference: the part with its symmetries.
         settings: which views judge a point.
     """
-    turns = _turns(reference)
-    if len(turns) < 2 or len(observation.views) < 2 or has_poses(observation.scan):
+    trusted = [one for one in observation.registrations if one.trusted]
+    shared = _symmetries(reference)
+    turns = [_rivals(one) if one.rivals else shared for one in trusted]
+    if len(trusted) < 2 or max(map(len, turns)) < 2 or has_poses(observation.scan):
         return observation
-    told = _told(observation, unusual, remembered, reference, settings)
-    chosen = _chosen(told, _places(turns, reference))
+    everywhere = _places(shared, reference)
+    places = [everywhere if some is shared else _places(some, reference) for some in turns]
+    chosen = _chosen(_told(observation, unusual, remembered, reference, settings), places)
     if not chosen.any():
         return observation
-    views = tuple(view.moved(turns[turn]) for view, turn in zip(observation.views, chosen, strict=True))
-    patches, turn_of = observation.patches, chosen[observation.patches.view_index]
+    motions = [some[number] for some, number in zip(turns, chosen, strict=True)]
+    views = tuple(view.moved(motion) for view, motion in zip(observation.views, motions, strict=True))
+    patches = observation.patches
     points, normals, directions = (a.copy() for a in (patches.points_mm, patches.normals, patches.directions))
-    for turn in np.unique(turn_of):
-        rows = turn_of == turn
-        points[rows] = transform_points(turns[turn], points[rows])
-        normals[rows] = transform_directions(turns[turn], normals[rows])
-        directions[rows] = transform_directions(turns[turn], directions[rows])
-    left = iter(chosen)
+    for row, view in enumerate(patches.view_index):
+        points[row] = transform_points(motions[view], points[row])
+        normals[row] = transform_directions(motions[view], normals[row])
+        directions[row] = transform_directions(motions[view], directions[row])
+    left = iter(motions)
     registrations = tuple(
-        replace(one, part_from_scan=turns[next(left)] @ one.part_from_scan) if one.trusted else one
+        replace(one, part_from_scan=next(left) @ one.part_from_scan) if one.trusted else one
         for one in observation.registrations
     )
     moved = replace(patches, points_mm=points, normals=normals, directions=directions)
     return observed(observation.scan, registrations, views, moved, remembered.shape)
 
 
-def _turns(reference: Reference) -> Poses:
+def _rivals(registration: Registration) -> Poses:
+    """(k, 4, 4) what takes an ambiguous view to its rival poses, the identity first."""
+    return np.stack([np.eye(4), *(rival @ inverse(registration.part_from_scan) for rival in registration.rivals)])
+
+
+def _symmetries(reference: Reference) -> Poses:
     """(k, 4, 4) what maps the part exactly onto itself, the identity first; about an axis in steps."""
     exact, axis = reference.symmetries.exact, reference.symmetries.axis
     if axis is None:
@@ -131,23 +140,23 @@ def _geometry_told(view: View, remembered: Remembered, reference: Reference) -> 
     return np.asarray(np.abs(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)))
 
 
-def _chosen(told: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _chosen(told: np.ndarray, places: Sequence[np.ndarray]) -> np.ndarray:
     """(v,) which turn each view takes: the one that tells most first, then always the one that fits best to those.
 
     >>> crack = np.array([[9.0, 0.0, 0.0, np.nan], [np.nan, 0.0, 9.0, 0.0]])  # one ring of four places, two views
     >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
-    >>> _chosen(crack, ring)
+    >>> _chosen(crack, [ring, ring])
     array([0, 2])
     """
     chosen = np.zeros(len(told), int)
     left = list(np.argsort(-np.nansum(told**2, axis=1), kind="stable"))
     placed = [told[left.pop(0)]]
     while left:
-        fits = [_fit(told[view][places], np.stack(placed)) for view in left]
+        fits = [_fit(told[view][places[view]], np.stack(placed)) for view in left]
         best = int(np.argmax([fit.max() for fit in fits]))
         view = left.pop(best)
         chosen[view] = int(fits[best].argmax())
-        placed.append(told[view][places[chosen[view]]])
+        placed.append(told[view][places[view][chosen[view]]])
     return chosen
 
 

@@ -159,6 +159,10 @@ def has_poses(scan: Scan) -> bool:
     return any(camera is not None and not np.allclose(camera.part_from_camera, np.eye(4)) for camera in cameras)
 
 
+MAX_RIVALS = 3
+"""Poses beside the best one in which an ambiguous specimen is judged."""
+
+
 class AmbiguousPoseError(RegistrationError):
     """A scan that fits the part equally well in several poses; `choices` are the registrations of each."""
 
@@ -185,6 +189,8 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         found = tuple(whole if isinstance(view, View) else nowhere(view) for view in usable)
     else:
         found = tuple(register_views(scan.views, reference))
+        if any(registration.trusted for registration in found):  # the others may tell where an ambiguous one belongs
+            found = tuple(replace(one, trusted=True) if one.rivals else one for one in found)
     if any(registration.trusted for registration in found):
         return found
     error = (AmbiguousPoseError if whole is not None and whole.rivals else RegistrationError)(
@@ -194,8 +200,11 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         remedy="check that it is the right part, in the right unit, and shows enough of it",
     )
     if isinstance(error, AmbiguousPoseError) and whole is not None:
-        poses = (replace(whole, trusted=True), *whole.rivals)
-        error.choices = tuple(tuple(pose if one is whole else one for one in found) for pose in poses)
+        poses = (whole.part_from_scan, *whole.rivals[:MAX_RIVALS])
+        error.choices = tuple(
+            tuple(replace(one, part_from_scan=pose, trusted=True) if one is whole else one for one in found)
+            for pose in poses
+        )
     raise error
 
 

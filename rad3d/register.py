@@ -51,7 +51,6 @@ BACK_WEIGHT = 0.1
 MIN_SIGNS = 3.0
 """Standard deviations by which more of that surface has to speak for the better pose (sign test)."""
 MIN_MARGIN = 0.3
-MAX_RIVALS = 3
 CLEARLY_BETTER = 0.1
 NOISE_MM = 0.02
 """Means of distance are compared on top of this much, so that the ratio of two tiny ones says nothing."""
@@ -75,7 +74,7 @@ class Registration:
         free_directions: motions that the scan leaves open, in words.
         trusted: whether the pose may be built on.
         reason: why not; empty when trusted.
-        rivals: what else fits equally well, if that is why it is not trusted (at most `MAX_RIVALS`).
+        rivals: the other poses that fit equally well, if that is why it is not trusted.
     """
 
     part_from_scan: Pose
@@ -86,7 +85,7 @@ class Registration:
     free_directions: tuple[str, ...]
     trusted: bool
     reason: str
-    rivals: tuple["Registration", ...] = ()
+    rivals: tuple[Pose, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,7 +354,9 @@ def _judge(query: _Query, reference: Reference, found: _Candidates, wanted: Pose
     contests = {i: found.rivalry(i, reference.inlier_mm) for i in range(len(found.poses)) if i not in {0, *same}}
     equal = [best, *(i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS)]
     margin = min((margin for margin, _ in contests.values()), default=1.0)
-    result = _polished(query, reference, found.poses[best], wanted, margin)
+    pose = nearest_equivalent(found.poses[best], wanted, reference.symmetries, reference.marks_mm)
+    pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
+    result = _measured(query, reference, pose, margin)
     if result.fitness < MIN_FITNESS:
         return _untrusted(
             result,
@@ -364,15 +365,26 @@ def _judge(query: _Query, reference: Reference, found: _Candidates, wanted: Pose
         )
     if len(equal) > 1:
         reason = f"{len(equal)} different poses fit equally well (margin {margin:.2f})"
-        others = (_polished(query, reference, found.poses[i], wanted, margin) for i in equal[1 : 1 + MAX_RIVALS])
-        return replace(_untrusted(result, reason), rivals=tuple(others))
+        rivals = _equally_good(query, reference, result.part_from_scan, found.poses[equal[1:]])
+        return replace(_untrusted(result, reason), rivals=rivals)
     return result
 
 
-def _polished(query: _Query, reference: Reference, pose: Pose, wanted: Pose, margin: float) -> Registration:
-    pose = nearest_equivalent(pose, wanted, reference.symmetries, reference.marks_mm)
-    pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
-    return _measured(query, reference, pose, margin)
+def _equally_good(query: _Query, reference: Reference, best: Pose, others: Poses) -> tuple[Pose, ...]:
+    """Poses that fit as well as the best: of those found, and of all that the part's near-symmetries make of it."""
+    target, few = reference.target, query.scan.samples.thinned(JUDGED)
+    poses = np.concatenate([best[None], others, reference.symmetries.near @ best])
+    poses = target.refine(few, poses, np.geomspace(reference.truncation_mm, reference.inlier_mm, 3), exact=True)
+    poses = poses[distinct(poses, np.arange(len(poses)), target)]
+    there = np.concatenate([target.residuals(few, pose[None], exact=True)[3] for pose in poses])
+    back = np.nan_to_num(query.distances_back(reference, poses))
+    found = _Candidates(poses, np.minimum(there, reference.truncation_mm), back)
+    contests = [found.rivalry(index, reference.inlier_mm) for index in range(1, len(poses))]
+    return tuple(
+        pose
+        for pose, (margin, signs) in zip(poses[1:], contests, strict=True)
+        if margin < MIN_MARGIN or signs < MIN_SIGNS
+    )
 
 
 def _measured(query: _Query, reference: Reference, pose: Pose, margin: float) -> Registration:
