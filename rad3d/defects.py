@@ -1,5 +1,7 @@
 """Scores on a surface -> connected regions, measured in millimetres, and the verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
@@ -124,6 +126,18 @@ def measure(
             )
         )
     return tuple(defects)
+
+
+def deep_enough(
+    defects: tuple[Defect, ...], points: PointScores, min_depth_mm: float
+) -> tuple[tuple[Defect, ...], PointScores]:
+    """Without the defects of material that are less deep or high, numbered anew."""
+    kept = [one for one in defects if one.kind == "surface only" or abs(one.deviation_mm) >= min_depth_mm]
+    number = np.zeros(len(defects) + 1, np.int32)
+    for new, defect in enumerate(kept, start=1):
+        number[defect.id] = new
+    renamed = tuple(replace(defect, id=int(number[defect.id])) for defect in kept)
+    return renamed, replace(points, defect_id=number[points.defect_id])
 
 
 def _mean(values: Values, weights: Values) -> float:

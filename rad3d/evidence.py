@@ -13,7 +13,7 @@ from rad3d.fusion import fuse
 from rad3d.geometry import cell_keys
 from rad3d.observe import Observation
 from rad3d.scan import Surface
-from rad3d.settings import Settings
+from rad3d.settings import Settings, VerdictSettings
 from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 
 ANOMALOUS = 3.0
@@ -22,6 +22,9 @@ ANOMALOUS = 3.0
 SMOOTH_MM = 0.7
 """Radius over which the fused score is averaged: a lone noisy point is no defect."""
 
+
+SAME_COLOUR = 8
+"""Colours that differ by no more in any channel (of 255) are the same."""
 
 LABELLED_WEIGHT = 0.5
 """What a standard deviation of the labelled memory's probability counts against one of the normal memory's score."""
@@ -55,7 +58,8 @@ class Evidence:
     """Per surface point, (n,) each; NaN where not inspected.
 
     Args:
-        score: what the verdict uses; where no view sees the surface, geometry alone, and only if it is anomalous.
+        score: what the verdict uses; NaN too in zones that the settings exclude. Where no view sees the surface,
+            geometry alone, and only if it is anomalous.
         raw: fused 1 - cosine similarity.
         appearance: fused, in standard deviations of good specimens at that place.
         geometry: |deviation| in standard deviations, averaged like the score.
@@ -139,6 +143,7 @@ def gather(
     # surface that no view shows is never good, but where its shape alone is anomalous that is told
     unseen = np.where(geometry > ANOMALOUS, geometry, np.nan)
     score = np.where(np.isfinite(appearance.score), np.maximum(appearance.score, 0) + geometry, unseen)
+    score = np.where(_unjudged(observation.surface, remembered.shape, settings.verdict), np.nan, score)
     smooth = smoothing(observation.surface, np.isfinite(score))
     return Evidence(
         score=smooth(score).astype(np.float32),
@@ -149,6 +154,20 @@ def gather(
         agreement=appearance.agreement,
         views_seen=appearance.views_seen,
     )
+
+
+def _unjudged(surface: Surface, shape: ReferenceShape, verdict: VerdictSettings) -> Flags:
+    """(n,) which points lie in zones that the settings exclude."""
+    points = surface.points_mm
+    result = np.zeros(len(points), bool)
+    for box in verdict.unjudged_boxes_mm:
+        corners = np.reshape(box, (2, 3))
+        result |= ((points >= corners.min(axis=0)) & (points <= corners.max(axis=0))).all(axis=1)
+    colours = shape.surface.colours
+    if verdict.unjudged_colour is not None and colours is not None:
+        apart = np.abs(colours.astype(int) - np.array(verdict.unjudged_colour)).max(axis=1)
+        result |= (apart <= SAME_COLOUR)[shape.tree.query(points, workers=-1)[1]]
+    return result
 
 
 def _grid(observation: Observation, query: PlacedPatches, values: Values) -> ScoreMap:

@@ -26,7 +26,7 @@ from rad3d.arrays import Flags, Mask, ScoreMap, Values
 from rad3d.backproject import view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
-from rad3d.defects import measure, regions
+from rad3d.defects import deep_enough, measure, regions
 from rad3d.deviation import REACH_MM, GoodDeviation, ReferenceShape, sided
 from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
@@ -268,13 +268,14 @@ class Inspector:
                 geometry_score=evidence.geometry,
                 defect_id=labels,
             )
+            measured = measure(observation.surface, points, inverse(observation.part_from_scan), self.shape)
+            measured, points = deep_enough(measured, points, self.settings.verdict.min_depth_mm)
             defects = tuple(
-                replace(defect, p_value=p_value(self.good_scores, defect.peak_score))
-                for defect in measure(observation.surface, points, inverse(observation.part_from_scan), self.shape)
+                replace(defect, p_value=p_value(self.good_scores, defect.peak_score)) for defect in measured
             )
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage, len(judgements))
-            pairs = patch_pairs(observation, labels, remembered.patches, self.memory, self.settings)
+            pairs = patch_pairs(observation, points.defect_id, remembered.patches, self.memory, self.settings)
             tree = cKDTree(observation.surface.points_mm)
             views = tuple(
                 view_scores(view, tree, evidence.score, overlooked)

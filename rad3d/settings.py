@@ -9,6 +9,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Placement = Literal["coverage", "sphere", "hemisphere", "turntable"]
 ViewChoice = Literal["descriptor", "viewpoint", "both", "all"]
+Box = tuple[float, float, float, float, float, float]
 FusionRule = Literal["consistent", "mean", "median", "second", "max"]
 
 
@@ -104,11 +105,17 @@ class VerdictSettings:
         false_reject: asked share of good specimens that fail.
         min_coverage: share of the inspectable surface that has to be judged for a pass.
         min_area_mm2: smaller anomalous regions are no defect.
+        min_depth_mm: material that is missing or in excess by less is no defect; what is surface only has no depth.
+        unjudged_boxes_mm: boxes of the part frame, two opposite corners each, in which nothing is judged.
+        unjudged_colour: surface that has this colour in the nominal is not judged (each channel within 8 of 255).
     """
 
     false_reject: float = 0.05
     min_coverage: float = 0.95
     min_area_mm2: float = 0.5
+    min_depth_mm: float = 0.0
+    unjudged_boxes_mm: tuple[Box, ...] = ()
+    unjudged_colour: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,7 @@ class Settings:
             ("verdict.false_reject", self.verdict.false_reject, 0.0, 1.0),
             ("verdict.min_coverage", self.verdict.min_coverage, 0.0, 1.0),
             ("verdict.min_area_mm2", self.verdict.min_area_mm2, 0.0, float("inf")),
+            ("verdict.min_depth_mm", self.verdict.min_depth_mm, 0.0, float("inf")),
             ("views.count", self.views.count, 1, 1000),
             ("views.mm_per_patch", self.views.mm_per_patch or 1.0, 1e-3, 1e3),
             ("surface.radius_mm", self.surface.radius_mm, 1e-3, 1e6),
@@ -161,5 +169,10 @@ class Settings:
                     got=f"{sorted(group)}",
                     remedy="the file was written by another version of rad3d; fit again",
                 )
-            groups[name] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()})  # type: ignore[operator]
+            groups[name] = kind(**{key: _frozen(value) for key, value in group.items()})  # type: ignore[operator]
         return Settings(**groups)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as tuples."""
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

@@ -260,9 +260,32 @@ def test_specimens_need_names_of_their_own(good_scans):
         Inspector.fit([])
 
 
+def red_around(shape, place, radius):
+    points = shape.surface.points_mm
+    colours = np.full((len(points), 3), 180, np.uint8)
+    colours[(np.abs(points - place) < radius).all(axis=1)] = (255, 2, 0)
+    return ReferenceShape(replace(shape.surface, colours=colours))
+
+
 def test_tolerances_are_settings(inspector, dented):
     tolerant = replace(inspector, settings=replace(inspector.settings, verdict=VerdictSettings(min_area_mm2=1e6)))
     assert tolerant.inspect(dented.scan).verdict == "pass"
+    hole, place = dented.instances[0], np.array(dented.instances[0].centroid_mm)
+    deeper = replace(inspector, settings=replace(inspector.settings, verdict=VerdictSettings(min_depth_mm=50.0)))
+    shallow = deeper.inspect(dented.scan)
+    assert shallow.verdict == "pass"
+    assert not shallow.points.defect_id.any()
+    around = (*(place - 2 * hole.size_mm), *(place + 2 * hole.size_mm))
+    blind = replace(
+        inspector, settings=replace(inspector.settings, verdict=VerdictSettings(unjudged_boxes_mm=(around,)))
+    )
+    unjudged = blind.inspect(dented.scan)
+    inside = np.abs(dented.scan.vertices_mm - place).max(axis=1) < 1.9 * hole.size_mm
+    assert np.isnan(unjudged.points.anomaly_score[inside]).all()
+    assert not unjudged.points.defect_id[inside].any()
+    painted = replace(inspector, shape=red_around(inspector.shape, place, 2 * hole.size_mm))
+    painted = replace(painted, settings=replace(painted.settings, verdict=VerdictSettings(unjudged_colour=(255, 0, 0))))
+    assert painted.inspect(dented.scan).points.defect_id[inside].max() == 0
     strict = replace(inspector, settings=replace(inspector.settings, verdict=VerdictSettings(min_coverage=1.0)))
     whole = strict.inspect(make_specimen(PART, 21).scan)
     assert whole.verdict == ("pass" if whole.coverage == 1.0 else "incomplete")

@@ -12,7 +12,9 @@ CHANGED = Settings(
     views=ViewSettings("turntable", 5, 0.7),
     surface=SurfaceSettings(3.0, 7, 0.5, 0.6),
     fusion=FusionSettings("median", 1.0, 0.2),
-    verdict=VerdictSettings(0.1, 0.8, 2.0),
+    verdict=VerdictSettings(
+        0.1, 0.8, 2.0, 0.3, ((0.0, 0.0, 0.0, 5.0, 5.0, 5.0), (-1.0, 2.0, 0.0, 3.0, 4.0, 1.0)), (255, 0, 0)
+    ),
 )
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rad3d.defects import measure, regions
+from rad3d.defects import deep_enough, measure, regions
 from rad3d.geometry import inverse
 from rad3d.result import Defect, Inspection, PointScores
 from rad3d.scan import Scan, Surface
@@ -42,10 +42,12 @@ class Segmenter:
         if threshold == self.usual:
             return self.inspection.defects
         surface, points = self._scored
-        least_area = self.inspection.settings.get("verdict", {}).get("min_area_mm2", 0.0)
+        tolerated = self.inspection.settings.get("verdict", {})
+        least_area = tolerated.get("min_area_mm2", 0.0)
         low = min(self.inspection.point_threshold, threshold)
         pose = self.inspection.part_from_scan
         part_from_scan = np.eye(4) if pose is None else pose
         labels = regions(surface, points.anomaly_score, points.geometry_score, low, threshold, least_area)
         points = replace(points, defect_id=labels)
-        return measure(surface.moved(part_from_scan), points, inverse(part_from_scan))
+        measured = measure(surface.moved(part_from_scan), points, inverse(part_from_scan))
+        return deep_enough(measured, points, tolerated.get("min_depth_mm", 0.0))[0]
