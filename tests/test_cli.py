@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
+import rad3d
 from rad3d import cli
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.ply import write_ply
@@ -190,12 +192,38 @@ def test_usage_errors_return_2(capsys):
     assert run("dance") == 2
 
 
-def test_the_readme_names_commands_that_exist():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    named = {line.split()[1] for line in readme.splitlines() if line.strip().startswith("rad3d ")}
-    assert named <= set(cli.COMMANDS)
-    assert "pip install . && rad3d demo" in readme
-    assert "pip install -e '.[test]' && pytest" in readme
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_readmes_two_commands_and_the_projects_entry_point():
+    assert "pip install . && rad3d demo" in README
+    assert "pip install -e '.[test]' && pytest" in README
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert project["scripts"]["rad3d"] == "rad3d.cli:main"
     assert sys.version_info >= (3, 11)
+
+
+def test_the_readmes_commands_and_code_in_their_order(tmp_path, monkeypatch):
+    """All of them as they stand there; `view` shows what it is given to a stub, for it has a test of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed, defects in (("good/one", 1, ()), ("good/two", 2, ()), ("new/part", 7, ("hole",))):
+        scan = make_specimen("bracket", seed, defects, sizes_mm=(5.0, 6.0)).scan
+        Path(name).parent.mkdir(exist_ok=True)
+        write_ply(Path(f"{name}.ply"), scan.vertices_mm, scan.faces, colours=scan.colours)
+        if seed == 7:
+            trimesh.Trimesh(scan.vertices_mm, scan.faces).export(f"{name}.stl")
+            Path(f"{name}.ply").unlink()
+    shown = []
+    monkeypatch.setattr("rad3d.viewers.live.serve", lambda items, **options: shown.extend(items))
+    blocks = [line[4:].split() for line in README.splitlines() if line.startswith("    rad3d ")]
+    assert {words[1] for words in blocks} == {"fit", "inspect", "info", "report", "view", "export", "feedback"}
+    for _, *words in blocks:
+        assert run(*words) == (1 if words[0] == "inspect" else 0), words
+    assert all(Path(name).stat().st_size for name in ("report.html", "report.pdf", "part.glb", "defects.csv"))
+    assert [result.verdict for result in shown] == ["fail"]
+    code = README.split("```python\n")[1].split("```")[0]
+    monkeypatch.setattr(rad3d.Inspector, "fit", lambda good: rad3d.Inspector.load("memory") if len(good) == 2 else None)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["result"].verdict == "fail"
+    assert rad3d.load_result("out/part").defects

@@ -122,6 +122,7 @@ def test_filled_keyway_is_ambiguous() -> None:
     result = register_surface(surface_of(filled).moved(anywhere(5)), reference_of("spur_gear"))
     assert not result.trusted
     assert "different poses" in result.reason
+    assert len(result.rivals) == 19
 
 
 def test_another_part_is_refused() -> None:
