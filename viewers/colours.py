@@ -90,7 +90,8 @@ def colour_stops(scale: Scale) -> list[str]:
 
 def quantities(inspection: Inspection) -> tuple[Quantity, ...]:
     """Everything the inspection holds per vertex: the score first, then the deviation where there is one."""
-    present = [f.name for f in fields(inspection.points) if getattr(inspection.points, f.name) is not None]
+    names = [f.name for f in fields(inspection.points) if f.name != "defect_id"]  # a number, but no quantity
+    present = [name for name in names if getattr(inspection.points, name) is not None]
     ordered = sorted(present, key=lambda name: list(_KNOWN).index(name) if name in _KNOWN else len(_KNOWN))
     return tuple(_quantity(inspection, name) for name in ordered)
 
