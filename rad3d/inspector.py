@@ -226,21 +226,21 @@ class Inspector:
             encoder, reference, _ = self.encoder, self.reference, self.remembered
         try:
             observation = observe(scan, self.shape, reference, self.cameras, encoder, self.settings, clock)
-            return self._judged(observation, clock)
+            return self.judged(observation, clock)
         except AmbiguousPoseError as error:
             tried = [
                 observe(scan, self.shape, reference, self.cameras, encoder, self.settings, clock, choice)
                 for choice in error.choices
             ]
             found = min(
-                (self._judged(one, clock) for one in tried), key=lambda one: np.nan_to_num(one.score, nan=np.inf)
+                (self.judged(one, clock) for one in tried), key=lambda one: np.nan_to_num(one.score, nan=np.inf)
             )
             return replace(found, reason=f"{found.reason}; {error.got}, and it was judged where it looks best")
         except RegistrationError as error:
             return self._not_registered(scan, error, clock)
 
-    def _judged(self, observation: Observation, clock: Clock) -> Inspection:
-        """Compared with the good specimens, in the pose in which it was observed."""
+    def judged(self, observation: Observation, clock: Clock) -> Inspection:
+        """A specimen that was registered and looked at, compared with the good ones."""
         scan, remembered = observation.scan, self.remembered
         with clock("retrieval"):
             chances = _chances(self.expert, observation)

@@ -66,13 +66,18 @@ def measure(root, part, encoder, experts):
         remembered = remember(memory, patch_scores, shape, deviation, chances)
         for weight in WEIGHTS if name == "MRAD-FT" else WEIGHTS[2:3]:
             evidence.LABELLED_WEIGHT = weight
-            own = [evidence.gather(o, remembered, SETTINGS, good=i, chances=grids[id(o)]) for i, o in enumerate(good)]
+            own = [gathered(one, remembered, grids, good=index) for index, one in enumerate(good)]
             found = []
             for one in judged:
                 evidence.surface_scores = lambda *_, one=one: raw[id(one)]  # the same for every weight
-                found.append(evidence.gather(one, remembered, SETTINGS, chances=grids[id(one)]))
+                found.append(gathered(one, remembered, grids))
             rows[f"{name} x {weight:g}" if weight else "rad3d alone"] = row(own, found, judged, test)
     return rows
+
+
+def gathered(observation, remembered, grids, good=None):
+    scores = evidence.judge_patches(observation, remembered, SETTINGS, good=good, chances=grids[id(observation)])
+    return evidence.gather(observation, scores, remembered, SETTINGS, good=good)
 
 
 def row(own, found, judged, test):

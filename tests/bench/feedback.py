@@ -15,13 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from rad3d import Inspector
-from rad3d.calibration import specimen_threshold
 from rad3d.datasets.machine_elements import KINDS, make_specimen
-from rad3d.defects import measure, regions
-from rad3d.evidence import gather
-from rad3d.feedback import active, judge, respected
+from rad3d.feedback import judge
 from rad3d.metrics import match_defects
-from rad3d.observe import observe
+from rad3d.observe import Clock, observe
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
 
 SETTINGS = Settings(
@@ -34,20 +31,14 @@ PART = "bracket"
 RATES, NAMES = (0.5, 0.8), ("without", "with five corrections")
 
 
-def both(inspector, made, log):
-    """Per false-reject rate, defects and scores without and with the judgements, from one look at the specimen."""
-    observation = observe(
-        made.scan, inspector.shape, inspector.reference, inspector.cameras, inspector.encoder, inspector.settings
-    )
-    evidence = gather(observation, inspector.remembered, inspector.settings)
-    surface, found = observation.surface, {}
+def judges(inspector):
+    """Inspectors by false-reject rate, without and with the judgements."""
+    found = {}
     for rate in RATES:
-        threshold = specimen_threshold(inspector.good_scores, rate)[0]
-        for name, judgements in (("without", ()), ("with five corrections", active(log))):
-            score = respected(evidence.score, surface.points_mm, surface.normals, judgements, threshold)
-            low = min(inspector.point_threshold, threshold)
-            labels = regions(surface, score, evidence.geometry, low, threshold, inspector.settings.verdict.min_area_mm2)
-            found[f"{rate} asked, {name}"] = measure(surface, score, labels, np.linalg.inv(observation.part_from_scan))
+        verdict = replace(inspector.settings.verdict, false_reject=rate)
+        asked = replace(inspector, settings=replace(inspector.settings, verdict=verdict))
+        for name, log in zip(NAMES, ((), inspector.log), strict=True):
+            found[f"{rate} asked, {name}"] = replace(asked, log=log)
     return found
 
 
@@ -85,7 +76,7 @@ def corrected(out):
 
 def main():
     inspector, tried = corrected(Path(sys.argv[1]))
-    log = inspector.log
+    log, by_name = inspector.log, judges(inspector)
     counts = ("false rejects", "defects found", "defective failed")
     rows = {f"{rate} asked, {name}": dict.fromkeys(counts, 0) for rate in RATES for name in NAMES}
     result = {"part": PART, "good inspected until five false alarms": tried, "rows": rows, "labelled defects": 0,
@@ -96,7 +87,16 @@ def main():
             if number >= (len(KINDS) if kinds else GOOD):
                 continue
             made = make_specimen(PART, (300 if kinds else 200) + number, kinds)
-            for name, defects in both(inspector, made, log).items():
+            observation = observe(
+                made.scan,
+                inspector.shape,
+                inspector.reference,
+                inspector.cameras,
+                inspector.encoder,
+                inspector.settings,
+            )
+            for name, one in by_name.items():
+                defects = one.judged(observation, Clock()).defects
                 hits, count = matched(made, defects) if kinds else (0, 0)
                 rows[name]["false rejects"] += bool(defects) and not kinds
                 rows[name]["defective failed"] += bool(defects) and bool(kinds)
