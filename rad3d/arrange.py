@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rad3d.arrays import ScoreMap, Values
+from rad3d.arrays import Flags, Indices, ScoreMap, Values
 from rad3d.backproject import back_project
 from rad3d.evidence import ANOMALOUS, Remembered
 from rad3d.geometry import inverse, transform_directions, transform_points
@@ -46,7 +46,8 @@ def arranged(
 ) -> Observation:
     """The specimen with each view in that one of its equivalent poses in which it agrees best with the others.
 
-    Views that were captured with poses, or fit in one pose only, stay as they are.
+    Views that were captured with poses, or fit in one pose only, stay as they are. A view that fits in several poses
+    which are not the same by symmetry counts only where it agrees with others; else it shows nothing.
 
     Args:
         observation: the specimen.
@@ -62,22 +63,28 @@ def arranged(
         return observation
     everywhere = _places(shared, reference)
     places = [everywhere if some is shared else _places(some, reference) for some in turns]
-    chosen = _chosen(_told(observation, unusual, remembered, reference, settings), places)
-    if not chosen.any():
+    tied = np.array([bool(one.rivals) for one in trusted])
+    chosen, fits = _chosen(_told(observation, unusual, remembered, reference, settings), places, tied)
+    lost = tied & (fits <= 0)
+    if not (chosen.any() or lost.any()):
         return observation
     motions = [some[number] for some, number in zip(turns, chosen, strict=True)]
-    views = tuple(view.moved(motion) for view, motion in zip(observation.views, motions, strict=True))
+    views = tuple(
+        replace(view, points_mm=np.full_like(view.points_mm, np.nan)) if out else view.moved(motion)
+        for view, motion, out in zip(observation.views, motions, lost, strict=True)
+    )
     patches = observation.patches
     points, normals, directions = (a.copy() for a in (patches.points_mm, patches.normals, patches.directions))
+    points[lost[patches.view_index]] = np.nan
     for row, view in enumerate(patches.view_index):
         points[row] = transform_points(motions[view], points[row])
         normals[row] = transform_directions(motions[view], normals[row])
         directions[row] = transform_directions(motions[view], directions[row])
-    left = iter(motions)
-    registrations = tuple(
-        replace(one, part_from_scan=next(left) @ one.part_from_scan) if one.trusted else one
-        for one in observation.registrations
+    placed = iter(
+        replace(one, part_from_scan=motion @ one.part_from_scan, rivals=one.rivals if out else ())
+        for one, motion, out in zip(trusted, motions, lost, strict=True)
     )
+    registrations = tuple(next(placed) if one.trusted else one for one in observation.registrations)
     moved = replace(patches, points_mm=points, normals=normals, directions=directions)
     return observed(observation.scan, registrations, views, moved, remembered.shape)
 
@@ -140,24 +147,29 @@ def _geometry_told(view: View, remembered: Remembered, reference: Reference) -> 
     return np.asarray(np.abs(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)))
 
 
-def _chosen(told: np.ndarray, places: Sequence[np.ndarray]) -> np.ndarray:
-    """(v,) which turn each view takes: the one that tells most first, then always the one that fits best to those.
+def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:
+    """(v,) which turn each view takes, and how well it fits there to those before it.
+
+    The view that tells most goes first, then always the one that fits best; tied ones only after all others.
 
     >>> crack = np.array([[9.0, 0.0, 0.0, np.nan], [np.nan, 0.0, 9.0, 0.0]])  # one ring of four places, two views
     >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
-    >>> _chosen(crack, [ring, ring])
-    array([0, 2])
+    >>> _chosen(crack, [ring, ring], np.zeros(2, bool))
+    (array([0, 2]), array([ 0., 81.]))
     """
-    chosen = np.zeros(len(told), int)
-    left = list(np.argsort(-np.nansum(told**2, axis=1), kind="stable"))
+    chosen, best_fit = np.zeros(len(told), int), np.zeros(len(told))
+    energy = np.nansum(told**2, axis=1)
+    left = list(np.lexsort((-energy, tied)))
     placed = [told[left.pop(0)]]
     while left:
-        fits = [_fit(told[view][places[view]], np.stack(placed)) for view in left]
+        candidates = [view for view in left if not tied[view]] or left
+        fits = [_fit(told[view][places[view]], np.stack(placed)) for view in candidates]
         best = int(np.argmax([fit.max() for fit in fits]))
-        view = left.pop(best)
-        chosen[view] = int(fits[best].argmax())
+        view = candidates[best]
+        left.remove(view)
+        chosen[view], best_fit[view] = int(fits[best].argmax()), fits[best].max()
         placed.append(told[view][places[view][chosen[view]]])
-    return chosen
+    return chosen, best_fit
 
 
 def _fit(turned: np.ndarray, placed: np.ndarray) -> Values:

@@ -225,7 +225,8 @@ class Inspector:
         with clock("start"):
             encoder, reference, _ = self.encoder, self.reference, self.remembered
         try:
-            observation = observe(scan, self.shape, reference, self.cameras, encoder, self.settings, clock)
+            fitted = (self.shape, reference, self.cameras, encoder, self.settings)
+            observation = observe(scan, *fitted, clock, ambiguous=True)
             return self.judged(observation, clock)
         except AmbiguousPoseError as error:
             tried = [
@@ -483,7 +484,11 @@ def _registrations(observation: Observation) -> tuple[dict[str, Any], ...]:
     """For the report: how well the scan, or each of its views, was brought into the part frame."""
     names: list[str | None] = [view.name for view in observation.scan.views]
     return tuple(
-        {"view": name, **{field: getattr(found, field) for field in REGISTRATION}}
+        {
+            "view": name,
+            **{field: getattr(found, field) for field in REGISTRATION},
+            "trusted": found.trusted and not found.rivals,
+        }
         for name, found in zip(names or [None], observation.registrations, strict=True)
     )
 

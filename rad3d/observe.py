@@ -91,6 +91,7 @@ def observe(
     settings: Settings,
     stage: Clock | None = None,
     registrations: tuple[Registration, ...] = (),
+    ambiguous: bool = False,
 ) -> Observation:
     """Register the scan, look at it, and encode what is seen; patches are kept as float16, as in a memory.
 
@@ -103,6 +104,7 @@ def observe(
         settings: of the inspector.
         stage: keeps the time.
         registrations: of the scan, where they are known.
+        ambiguous: captured views that fit in several poses are looked at too, for `rad3d.arrange` to settle.
 
     Raises:
         RegistrationError: the scan cannot be brought into the part frame reliably; the message says why.
@@ -110,6 +112,8 @@ def observe(
     stage = stage or Clock()
     with stage("registration"):
         registrations = registrations or register(scan, reference)
+        if ambiguous:
+            registrations = tuple(replace(one, trusted=True) if one.rivals else one for one in registrations)
     with stage("rendering"):
         if scan.views:
             views = tuple(
@@ -189,8 +193,6 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         found = tuple(whole if isinstance(view, View) else nowhere(view) for view in usable)
     else:
         found = tuple(register_views(scan.views, reference))
-        if any(registration.trusted for registration in found):  # the others may tell where an ambiguous one belongs
-            found = tuple(replace(one, trusted=True) if one.rivals else one for one in found)
     if any(registration.trusted for registration in found):
         return found
     error = (AmbiguousPoseError if whole is not None and whole.rivals else RegistrationError)(

@@ -379,12 +379,9 @@ def _equally_good(query: _Query, reference: Reference, best: Pose, others: Poses
     there = np.concatenate([target.residuals(few, pose[None], exact=True)[3] for pose in poses])
     back = np.nan_to_num(query.distances_back(reference, poses))
     found = _Candidates(poses, np.minimum(there, reference.truncation_mm), back)
-    contests = [found.rivalry(index, reference.inlier_mm) for index in range(1, len(poses))]
-    return tuple(
-        pose
-        for pose, (margin, signs) in zip(poses[1:], contests, strict=True)
-        if margin < MIN_MARGIN or signs < MIN_SIGNS
-    )
+    margins = [found.rivalry(index, reference.inlier_mm)[0] for index in range(1, len(poses))]
+    tied = [pose for pose, margin in zip(poses[1:], margins, strict=True) if margin < MIN_MARGIN]
+    return tuple(tied) or tuple(others)
 
 
 def _measured(query: _Query, reference: Reference, pose: Pose, margin: float) -> Registration:
@@ -478,6 +475,12 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
     results = [
         nowhere(query) if isinstance(query, str) else _register(query, reference, np.eye(4)) for query in queries
     ]
+    if any(result.trusted for result in results):
+        # where all of little surface speaks for one pose, a view in good company may be believed
+        results = [
+            replace(result, trusted=True, rivals=()) if result.rivals and result.margin >= MIN_MARGIN else result
+            for result in results
+        ]
     return _refined_together(queries, results, reference)
 
 

@@ -135,10 +135,10 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
             compared = patch_pair(inspection, defect)
             if compared is not None:
                 pair, images = compared
-                ax = figure.add_axes((0.7, top - 0.1, 0.22, 0.08))
+                ax = figure.add_axes((0.68, top - 0.08, 0.24, 0.08))
                 ax.imshow(np.concatenate(images, axis=1))
                 ax.set_axis_off()
-                _say(figure, 0.7, top, fill(pair_caption(pair), 52), size=5, color=MUTED)
+                _say(figure, 0.68, top - 0.085, fill(pair_caption(pair), 48), size=6.5, color=MUTED)
         pages.append(figure)
     return pages
 
