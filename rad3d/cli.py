@@ -112,14 +112,20 @@ def inspect(
     reports: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     rows: list[Inspection] = []
-    for source in tracked(find_scans(scans, sensor=sensor), "inspecting"):
+    readable = []
+    for path in scans:
+        try:
+            find_scans([path], sensor=sensor)
+            readable.append(path)
+        except Rad3dError as error:
+            errors.append(told(error))
+    for source in tracked(find_scans(readable, sensor=sensor) if readable else [], "inspecting"):
         try:
             scan = replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
             inspection = judge(scan)
             save_result(inspection, output / source.specimen)
         except Rad3dError as error:
-            errors.append({"source": error.source, "error": str(error), "remedy": error.remedy})
-            say(f"rad3d: {error}")
+            errors.append(told(error))
             continue
         reports.append(inspection.report())
         rows.append(inspection)
@@ -130,6 +136,12 @@ def inspect(
         say(rejects)
         say(f"Results: {output}")
     return exit_code([report["verdict"] for report in reports], bool(errors))
+
+
+def told(error: Rad3dError) -> dict[str, str]:
+    """An error that spares the other specimens: said at once, and what `--json` has of it."""
+    say(f"rad3d: {error}")
+    return {"source": error.source, "error": str(error), "remedy": error.remedy}
 
 
 def save_result(inspection: "Inspection", folder: Path) -> None:
@@ -586,7 +598,7 @@ def show_table(inspections: Sequence["Inspection"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("specimen", "verdict", "score", "threshold", "defects", "worst (mm)", "coverage")
+    table = Table("specimen", "verdict", "score", "threshold", "defects", "worst defect", "coverage")
     for inspection in inspections:
         table.add_row(
             inspection.specimen,
@@ -597,7 +609,11 @@ def show_table(inspections: Sequence["Inspection"]) -> None:
             worst_of(inspection),
             f"{inspection.coverage:.0%}",
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
+
+
+FILE_WIDTH = 160
+"""Columns of a table that goes to a file or another program."""
 
 
 def worst_of(inspection: "Inspection") -> str:
@@ -606,7 +622,8 @@ def worst_of(inspection: "Inspection") -> str:
         return ""
     worst = inspection.defects[0]
     x, y, z = worst.centroid_mm
-    return f"{worst.kind or 'defect'}, {worst.extent_mm[0]:.1f} at ({x:.1f}, {y:.1f}, {z:.1f})"
+    guess = " or where symmetry puts it" if "different poses" in inspection.reason else ""
+    return f"{worst.kind or 'defect'}, {worst.extent_mm[0]:.1f} mm long, at ({x:.1f}, {y:.1f}, {z:.1f}){guess}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

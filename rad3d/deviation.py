@@ -132,8 +132,9 @@ def on_reference(reference: Surface, surface: Surface, values: Values) -> Values
 def gone(reference: Surface, surface: Surface, views: Sequence[View]) -> Values:
     """(n,) how far the reference's points are from a specimen on which they are missing; NaN where they are not.
 
-    Missing is what is further than `GONE_MM` from the specimen although it could not have been overlooked: its mesh
-    is closed, or a camera looks through the place at something behind it. What was only never seen is not missing.
+    Missing is what is further than `GONE_MM` from the specimen although it could not have been overlooked: it lies
+    outside of a closed mesh, or a camera looks through the place at something behind it. What was only never seen is
+    not missing, nor what is buried in the specimen, like the wall of a hole that was filled.
 
     Args:
         reference: the part's surface.
@@ -143,8 +144,10 @@ def gone(reference: Surface, surface: Surface, views: Sequence[View]) -> Values:
     points = reference.points_mm
     apart = cKDTree(surface.points_mm).query(points, workers=-1)[0]
     missing = apart > GONE_MM
-    if not surface.is_closed:
-        rows = np.flatnonzero(missing)
+    rows = np.flatnonzero(missing)
+    if surface.is_closed and len(rows):
+        missing[rows] = ReferenceShape(surface).signed_distance(points[rows]) > 0
+    else:
         through = np.zeros(len(rows), bool)
         for view in views:
             through |= looks_through(view, points[rows], reference.normals[rows])

@@ -66,15 +66,16 @@ def test_an_incomplete_specimen_is_neither_good_nor_bad(inspector, scans, tmp_pa
 
 def test_json_is_one_object_and_an_error_spares_the_others(memory, scans, tmp_path, capsys):
     (tmp_path / "empty.stl").write_bytes(b"")
-    code = run("inspect", memory, tmp_path / "empty.stl", scans / "fresh.ply", "-o", tmp_path / "out", "--json")
+    (tmp_path / "bare").mkdir()
+    wrong = (tmp_path / "empty.stl", tmp_path / "bare")
+    code = run("inspect", memory, *wrong, scans / "fresh.ply", "-o", tmp_path / "out", "--json")
     assert code == 2
     printed = json.loads(capsys.readouterr().out)
     assert set(printed) == {"specimens", "errors"}
     assert [report["specimen"] for report in printed["specimens"]] == ["fresh"]
     assert (tmp_path / "out" / "fresh" / "report.json").exists()
-    (error,) = printed["errors"]
-    assert "empty.stl" in error["source"]
-    assert error["remedy"]
+    assert {Path(error["source"]).name for error in printed["errors"]} == {"empty.stl", "bare"}
+    assert all(error["remedy"] for error in printed["errors"])
 
 
 def truncated_ply(path):

@@ -89,6 +89,16 @@ def test_a_tab_missing_from_a_closed_mesh_is_missing(reference):
     assert np.isnan(gone(reference, mesh_scan(sheet()).surface, ())).all()
 
 
+def test_the_wall_of_a_hole_that_was_filled_is_buried_not_missing():
+    holed = mesh_scan(sheet().difference(trimesh.creation.cylinder(5.0, 10.0))).surface
+    assert np.isnan(gone(holed, mesh_scan(sheet()).surface, ())).all()
+    wall = np.linalg.norm(holed.points_mm[:, :2], axis=1) < 5.01
+    assert wall.sum() > 50
+    filled = mesh_scan(sheet()).surface
+    on_plug = np.linalg.norm(filled.points_mm[:, :2], axis=1) < 3
+    assert ReferenceShape(holed).signed_distance(filled.points_mm[on_plug]).min() > 1
+
+
 def test_surface_that_was_only_never_scanned_is_not_missing(reference):
     whole = mesh_scan(sheet())
     kept = whole.vertices_mm[whole.faces].mean(axis=1)[:, 0] < 12
