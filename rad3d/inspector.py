@@ -355,7 +355,7 @@ class Inspector:
 
     def _verdict(self, defects: int, coverage: float, judged: int) -> tuple[Verdict, str]:
         least = self.settings.verdict.min_coverage
-        known = f"; {judged} places judged by feedback" if judged else ""
+        known = f"; {judged} place{'s' if judged > 1 else ''} judged by feedback" if judged else ""
         judged_share = f"{coverage:.0%} of the inspectable surface was judged, {least:.0%} are asked"
         if defects:
             partly = f"; {judged_share}" if coverage < least else ""
