@@ -15,6 +15,10 @@ from rad3d.settings import FusionSettings
 from rad3d.view import View
 
 
+BESIDE_MM = 1.0
+"""So near the part a pixel without a depth may show it: the edge of a burr often returns none."""
+
+
 @dataclass(frozen=True, eq=False)
 class PointViews:
     """What each view says of each surface point.
@@ -85,7 +89,8 @@ def view_map(
         surface_tree: of the surface's points.
         point_scores: (n,) of the surface's points.
         reach_mm: no point beyond this counts.
-        overlooked: (H, W) pixels without a depth; those amid the part have the score of the nearest pixel in reach.
+        overlooked: (H, W) pixels without a depth; those amid the part, or less than `BESIDE_MM` beside it, have the
+            score of the nearest pixel in reach.
     """
     result = np.full(view.size_hw, np.nan, np.float32)
     if view.points_mm is None or not surface_tree.n:
@@ -96,6 +101,7 @@ def view_map(
     result[mask] = np.where(found, point_scores[np.where(found, index, 0)], np.nan)
     if overlooked is not None and np.isfinite(result).any():
         away, (row, column) = distance_transform_edt(np.isnan(result), return_indices=True)
-        filled = overlooked & near_part(view) & np.isnan(result) & (away * mm_per_pixel(view) <= reach_mm)
+        away_mm = away * mm_per_pixel(view)
+        filled = overlooked & np.isnan(result) & (away_mm <= np.where(near_part(view), reach_mm, BESIDE_MM))
         result[filled] = result[row[filled], column[filled]]
     return result
