@@ -14,7 +14,6 @@ from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
 from rad3d.view import View
 
-
 BESIDE_MM = 1.0
 """So near the part a pixel without a depth may show it: the edge of a burr often returns none."""
 

@@ -1,15 +1,18 @@
 """Scores land on the surface points that a view sees, and on no others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from rad3d.backproject import back_project, view_map, visible
 from rad3d.camera import Camera
 from rad3d.geometry import look_at, random_rotation, translation
-from rad3d.patches import Patches, Window
+from rad3d.patches import Patches, Window, mm_per_pixel
 from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface
 from rad3d.settings import FusionSettings
@@ -152,3 +155,22 @@ def test_a_map_of_point_scores_is_the_view_of_the_surface():
     assert np.abs(drawn - view.points_mm[..., 0])[view.mask].max() < 1.0
     assert np.isnan(view_map(view, cKDTree(points + np.array([0, 0, 50])), points[:, 0], reach_mm=1.0)).all()
     assert np.isnan(view_map(view, cKDTree(np.empty((0, 3))), np.empty(0), reach_mm=1.0)).all()
+
+
+def test_pixels_without_depth_take_their_neighbours_score_amid_the_part_and_just_beside_it():
+    view = render(mesh_scan(plate(20, 20, 0.0)), camera_above())
+    shown = np.argwhere(view.mask)
+    middle = shown.mean(axis=0).astype(int)
+    lost = view.points_mm.copy()
+    lost[middle[0] - 2 : middle[0] + 2, middle[1] - 2 : middle[1] + 2] = np.nan
+    gapped = replace(view, kind="captured", points_mm=lost)
+    points = view.points_mm[view.mask].astype(np.float64)
+    tree, scores = cKDTree(points), np.full(len(points), 3.0, np.float32)
+    assert np.isnan(view_map(gapped, tree, scores, 2.0)[tuple(middle)])
+    drawn = view_map(gapped, tree, scores, 2.0, overlooked=~gapped.mask)
+    assert drawn[tuple(middle)] == 3.0
+    apart = distance_transform_edt(~view.mask) * mm_per_pixel(view)
+    assert (drawn[(apart > 0) & (apart < 0.9)] == 3.0).all()
+    assert np.isnan(drawn[apart > 1.1]).all()
+    seen = ~gapped.mask & ~view.mask  # there the sensor saw the background
+    assert np.isnan(view_map(gapped, tree, scores, 2.0, overlooked=~gapped.mask & ~seen)[apart > 0]).all()
