@@ -116,3 +116,33 @@ def test_known_poses_and_parts_without_symmetry_stay(scattered, reference, remem
     assert arranged(scattered, unusual, remembered, alone, FUSION) is scattered
     posed = replace(scattered, scan=replace(scattered.scan, views=scattered.views))
     assert arranged(posed, unusual, remembered, reference, FUSION) is posed
+
+
+def test_a_view_that_ties_between_poses_counts_only_where_it_agrees(flange, scattered, reference, remembered):
+    made, capture = flange
+    alone = replace(reference, symmetries=Symmetries(np.eye(4)[None], np.eye(4)[None]))
+    straight = [camera.part_from_camera for camera in capture.cameras]
+    views = tuple(isolated(placed(v, pose), remembered.shape) for v, pose in zip(capture.views, straight, strict=True))
+    registrations = [replace(nowhere(""), part_from_scan=pose, trusted=True) for pose in straight]
+    encoder = Encoder.load(EncoderSettings(input_hw=(224, 224)))
+    telling = np.flatnonzero(sees_hole(made, capture))
+    blind = int(np.flatnonzero(~np.array(sees_hole(made, capture)))[0])
+    wrong = made.symmetries[1] @ straight[telling[0]]
+    tied = {
+        telling[0]: (wrong, (straight[telling[0]],)),
+        blind: (straight[blind], (made.symmetries[1] @ straight[blind],)),
+    }
+    for index, (pose, rivals) in tied.items():
+        registrations[index] = replace(registrations[index], part_from_scan=pose, rivals=rivals)
+    moved = tuple(
+        isolated(placed(capture.views[i], wrong), remembered.shape) if i == telling[0] else v
+        for i, v in enumerate(views)
+    )
+    scan = scattered.scan
+    observation = observed(scan, tuple(registrations), moved, encode_views(moved, encoder), remembered.shape)
+    found = arranged(observation, nothing_unusual(observation), remembered, alone, FUSION)
+    np.testing.assert_allclose(found.registrations[telling[0]].part_from_scan, straight[telling[0]], atol=1e-6)
+    assert not found.registrations[telling[0]].rivals
+    assert found.registrations[blind].rivals
+    assert not found.views[blind].mask.any()
+    assert np.isnan(found.patches.points_mm[found.patches.view_index == blind]).all()
