@@ -124,7 +124,6 @@ def test_a_view_that_ties_between_poses_counts_only_where_it_agrees(flange, scat
     straight = [camera.part_from_camera for camera in capture.cameras]
     views = tuple(isolated(placed(v, pose), remembered.shape) for v, pose in zip(capture.views, straight, strict=True))
     registrations = [replace(nowhere(""), part_from_scan=pose, trusted=True) for pose in straight]
-    encoder = Encoder.load(EncoderSettings(input_hw=(224, 224)))
     telling = np.flatnonzero(sees_hole(made, capture))
     blind = int(np.flatnonzero(~np.array(sees_hole(made, capture)))[0])
     wrong = made.symmetries[1] @ straight[telling[0]]
@@ -138,8 +137,7 @@ def test_a_view_that_ties_between_poses_counts_only_where_it_agrees(flange, scat
         isolated(placed(capture.views[i], wrong), remembered.shape) if i == telling[0] else v
         for i, v in enumerate(views)
     )
-    scan = scattered.scan
-    observation = observed(scan, tuple(registrations), moved, encode_views(moved, encoder), remembered.shape)
+    observation = observed(scattered.scan, tuple(registrations), moved, scattered.patches, remembered.shape)
     found = arranged(observation, nothing_unusual(observation), remembered, alone, FUSION)
     np.testing.assert_allclose(found.registrations[telling[0]].part_from_scan, straight[telling[0]], atol=1e-6)
     assert not found.registrations[telling[0]].rivals
