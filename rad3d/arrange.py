@@ -13,9 +13,10 @@ from scipy.spatial.transform import Rotation
 
 from rad3d.arrays import Flags, Indices, ScoreMap, Values
 from rad3d.backproject import back_project
+from rad3d.deviation import ReferenceShape
 from rad3d.evidence import ANOMALOUS, Remembered
 from rad3d.geometry import inverse, transform_directions, transform_points
-from rad3d.icp import Poses
+from rad3d.icp import Poses, Samples
 from rad3d.observe import Observation, has_poses, observed
 from rad3d.register import Reference, Registration
 from rad3d.scan import Surface
@@ -61,10 +62,11 @@ def arranged(
     turns = [_rivals(one) if one.rivals else shared for one in trusted]
     if len(trusted) < 2 or max(map(len, turns)) < 2 or has_poses(observation.scan):
         return observation
-    everywhere = _places(shared, reference)
-    places = [everywhere if some is shared else _places(some, reference) for some in turns]
+    marks = reference.target.samples.thinned(MARKS)
+    everywhere = _places(shared, marks)
+    places = [everywhere if some is shared else _places(some, marks) for some in turns]
     tied = np.array([bool(one.rivals) for one in trusted])
-    chosen, fits = _chosen(_told(observation, unusual, remembered, reference, settings), places, tied)
+    chosen, fits = _chosen(_told(observation, unusual, remembered, marks, settings), places, tied)
     lost = tied & (fits <= 0)
     if not (chosen.any() or lost.any()):
         return observation
@@ -104,46 +106,40 @@ def _symmetries(reference: Reference) -> Poses:
     return np.asarray((exact[:, None] @ about_axis[None]).reshape(-1, 4, 4))
 
 
-def _places(turns: Poses, reference: Reference) -> np.ndarray:
+def _places(turns: Poses, marks: Samples) -> np.ndarray:
     """(k, m) which mark comes to lie at each mark."""
-    samples = reference.target.samples.thinned(MARKS)
-    tree = samples.tree
-    return np.stack([tree.query(transform_points(inverse(turn), samples.points_mm), workers=-1)[1] for turn in turns])
+    came_from = (transform_points(inverse(turn), marks.points_mm) for turn in turns)
+    return np.stack([marks.tree.query(points, workers=-1)[1] for points in came_from])
 
 
 def _told(
     observation: Observation,
     unusual: ScoreMap,
     remembered: Remembered,
-    reference: Reference,
+    marks: Samples,
     settings: FusionSettings,
 ) -> np.ndarray:
     """(v, m) how anomalous each view finds the part at the marks, 0 where it is usual, NaN where it does not look."""
-    samples = reference.target.samples.thinned(MARKS)
-    marks = Surface(samples.points_mm, samples.normals, np.ones(len(samples.points_mm)))
-    (seen,) = back_project(observation.views, observation.patches, [unusual], marks, settings)
-    around = samples.tree.query(samples.points_mm, k=min(AROUND, len(samples.points_mm)), workers=-1)[1]
+    surface = Surface(marks.points_mm, marks.normals, np.ones(len(marks.points_mm)))
+    (seen,) = back_project(observation.views, observation.patches, [unusual], surface, settings)
+    around = marks.tree.query(marks.points_mm, k=min(AROUND, len(marks.points_mm)), workers=-1)[1]
+    usual_shape = remembered.usual_shape()
     result = []
     for view, appearance in zip(observation.views, seen.score, strict=True):
-        both = np.fmax(appearance, _geometry_told(view, remembered, reference))
+        both = np.fmax(appearance, _geometry_told(view, remembered.shape, *usual_shape, marks))
         result.append(np.fmax.reduce(np.clip(both - ANOMALOUS, 0, STRONGEST)[around], axis=1))
     return np.stack(result)
 
 
-def _geometry_told(view: View, remembered: Remembered, reference: Reference) -> Values:
+def _geometry_told(view: View, shape: ReferenceShape, usual: Values, spread: Values, marks: Samples) -> Values:
     """(m,) how anomalous the shape is that a view shows at each mark, on average over the mark; NaN unseen."""
-    samples = reference.target.samples.thinned(MARKS)
     assert view.points_mm is not None
     points = view.points_mm[view.mask].astype(np.float64)
     points = points[:: max(1, len(points) // POINTS_PER_VIEW)]
-    usual, spread = remembered.deviation.usual_spread()
-    _, nearest = remembered.shape.tree.query(points, workers=-1)
-    off = remembered.shape.signed_distance(points) - usual[nearest]
-    _, mark = samples.tree.query(points, workers=-1)
-    count, total = (
-        np.bincount(mark, weights=weights, minlength=len(samples.points_mm))
-        for weights in (None, off / (spread[nearest] + remembered.deviation_floor_mm))
-    )
+    _, nearest = shape.tree.query(points, workers=-1)
+    off = (shape.signed_distance(points) - usual[nearest]) / spread[nearest]
+    _, mark = marks.tree.query(points, workers=-1)
+    count, total = (np.bincount(mark, weights=weights, minlength=len(marks.points_mm)) for weights in (None, off))
     return np.asarray(np.abs(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)))
 
 

@@ -290,19 +290,17 @@ class Deviation:
         return Prediction(score=_top_mean(points), points=points, areas_mm2=vertex_areas(scan))
 
     def _of_views(self, scan: Scan, found: Sequence[Registration]) -> Prediction:
-        from scipy.spatial import cKDTree
-
         from rad3d.inspector import view_scores
-        from rad3d.observe import isolated, placed
+        from rad3d.observe import seen_of_part
         from rad3d.scan import merged_surface
 
-        pairs = [(view, one.part_from_scan) for view, one in zip(scan.views, found, strict=True) if one.trusted]
-        seen = [isolated(placed(view, pose), self._shape) for view, pose in pairs]
+        seen = seen_of_part(scan, found, self._shape)
         surface = merged_surface(seen)
-        distance, tree = np.abs(self._shape.signed_distance(surface.points_mm)), cKDTree(surface.points_mm)
+        distance = np.abs(self._shape.signed_distance(surface.points_mm))
+        captured = [view for view, one in zip(scan.views, found, strict=True) if one.trusted]
         maps = {
-            view.name: view_scores(view, tree, distance, ~captured.mask).score
-            for view, (captured, _) in zip(seen, pairs, strict=True)
+            view.name: view_scores(view, surface.tree, distance, ~whole.mask).score
+            for view, whole in zip(seen, captured, strict=True)
         }
         return Prediction(score=_top_mean(distance), views=_with_maps(scan, maps))
 

@@ -61,10 +61,10 @@ class ReferenceShape:
         rank = np.minimum(np.arange(3), np.maximum(count[:, None] - 1, 0))
         return face[order][np.minimum(first[:, None] + rank, len(order) - 1)]
 
-    @cached_property
+    @property
     def tree(self) -> cKDTree:
         """Of the surface points."""
-        return cKDTree(self.surface.points_mm)
+        return self.surface.tree
 
     def signed_distance(self, points_mm: Points) -> Values:
         """(n,) mm from the reference to each point: to the triangle nearest it, or along the normal of a cloud's."""
@@ -102,15 +102,17 @@ class GoodDeviation:
 
     def known(self, without: int | None = None) -> Flags:
         """(n,) where at least one of the good specimens has surface, on request without one of them."""
-        kept = np.delete(self.deviation_mm, without, axis=0) if without is not None else self.deviation_mm
-        return np.asarray(np.isfinite(kept).any(axis=0))
+        return np.asarray(np.isfinite(self._kept(without)).any(axis=0))
+
+    def _kept(self, without: int | None) -> np.ndarray:
+        return self.deviation_mm if without is None else np.delete(self.deviation_mm, without, axis=0)
 
     def usual_spread(self, without: int | None = None) -> tuple[Values, Values]:
         """Mean and standard deviation (n,) over the good specimens, on request without one of them.
 
         Where fewer than two have surface, nothing is known of how they vary: the median of the spread elsewhere counts.
         """
-        kept = np.delete(self.deviation_mm, without, axis=0) if without is not None else self.deviation_mm
+        kept = self._kept(without)
         known = np.isfinite(kept)
         count = np.maximum(known.sum(axis=0), 1)
         values = np.where(known, kept, 0)
@@ -142,7 +144,7 @@ def gone(reference: Surface, surface: Surface, views: Sequence[View]) -> Values:
         views: captured ones of the specimen, in the part frame, with their background.
     """
     points = reference.points_mm
-    apart = cKDTree(surface.points_mm).query(points, workers=-1)[0]
+    apart = surface.tree.query(points, workers=-1)[0]
     missing = apart > GONE_MM
     rows = np.flatnonzero(missing)
     if surface.is_closed and len(rows):

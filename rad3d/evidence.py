@@ -52,6 +52,11 @@ class Remembered:
     deviation_floor_mm: float
     chances: Values | None = None
 
+    def usual_shape(self, without: int | None = None) -> tuple[Values, Values]:
+        """Usual deviation and its scale in mm at the reference's points, on request without one specimen."""
+        usual, spread = self.deviation.usual_spread(without)
+        return usual, spread + self.deviation_floor_mm
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -180,8 +185,7 @@ def _grid(observation: Observation, query: PlacedPatches, values: Values) -> Sco
 def _geometry(observation: Observation, remembered: Remembered, good: int | None) -> tuple[Values, Values]:
     """Signed deviation from the good mean (n,) in mm, and its size in standard deviations."""
     surface, shape = observation.surface, remembered.shape
-    usual, spread = remembered.deviation.usual_spread(without=good)
-    spread = spread + remembered.deviation_floor_mm
+    usual, spread = remembered.usual_shape(good)
     _, nearest = shape.tree.query(surface.points_mm, workers=-1)
     deviation = observation.distance_mm - usual[nearest]
     geometry = np.abs(deviation) / spread[nearest]
@@ -189,7 +193,7 @@ def _geometry(observation: Observation, remembered: Remembered, good: int | None
     rows = np.flatnonzero(np.isfinite(observation.gone_mm) & remembered.deviation.known(without=good))
     rows = rows[np.argsort(observation.gone_mm[rows])]  # of several at one point the last one stays, the furthest
     missing = -observation.gone_mm[rows] - usual[rows]
-    _, at = cKDTree(surface.points_mm).query(shape.surface.points_mm[rows], workers=-1)
+    _, at = surface.tree.query(shape.surface.points_mm[rows], workers=-1)
     worse = np.abs(missing) / spread[rows] > geometry[at]
     at, missing, rows = at[worse], missing[worse], rows[worse]
     deviation[at], geometry[at] = missing, np.abs(missing) / spread[rows]

@@ -223,16 +223,13 @@ class Inspector:
             )
         clock = Clock()
         with clock("start"):
-            encoder, reference, _ = self.encoder, self.reference, self.remembered
+            fitted = (self.shape, self.reference, self.cameras, self.encoder, self.settings)
+            _ = self.remembered  # read now, so that its time is counted here
         try:
-            fitted = (self.shape, reference, self.cameras, encoder, self.settings)
             observation = observe(scan, *fitted, clock, ambiguous=True)
             return self.judged(observation, clock)
         except AmbiguousPoseError as error:
-            tried = [
-                observe(scan, self.shape, reference, self.cameras, encoder, self.settings, clock, choice)
-                for choice in error.choices
-            ]
+            tried = [observe(scan, *fitted, clock, choice) for choice in error.choices]
             found = min(
                 (self.judged(one, clock) for one in tried), key=lambda one: np.nan_to_num(one.score, nan=np.inf)
             )
@@ -277,7 +274,7 @@ class Inspector:
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage, len(judgements))
             pairs = patch_pairs(observation, points.defect_id, remembered.patches, self.memory, self.settings)
-            tree = cKDTree(observation.surface.points_mm)
+            tree = observation.surface.tree
             views = tuple(
                 view_scores(view, tree, evidence.score, overlooked)
                 for view, overlooked in zip(observation.views, observation.overlooked, strict=True)

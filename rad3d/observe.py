@@ -118,11 +118,7 @@ def observe(
             registrations = tuple(replace(one, trusted=True) if one.rivals else one for one in registrations)
     with stage("rendering"):
         if scan.views:
-            views = tuple(
-                isolated(placed(view, registration.part_from_scan), shape)
-                for view, registration in zip(scan.views, registrations, strict=True)
-                if registration.trusted
-            )
+            views = seen_of_part(scan, registrations, shape)
         else:
             views = tuple(renderer_for(scan.moved(registrations[0].part_from_scan)).render(cameras))
     with stage("encoding"):
@@ -197,19 +193,22 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         found = tuple(register_views(scan.views, reference))
     if any(registration.trusted for registration in found):
         return found
-    error = (AmbiguousPoseError if whole is not None and whole.rivals else RegistrationError)(
+    source, said = (
         scan.source or scan.specimen,
-        expected="a scan that fits the part",
-        got="; ".join(sorted({registration.reason for registration in found})),
-        remedy="check that it is the right part, in the right unit, and shows enough of it",
+        {
+            "expected": "a scan that fits the part",
+            "got": "; ".join(sorted({registration.reason for registration in found})),
+            "remedy": "check that it is the right part, in the right unit, and shows enough of it",
+        },
     )
-    if isinstance(error, AmbiguousPoseError) and whole is not None:
-        poses = (whole.part_from_scan, *whole.rivals[:MAX_RIVALS])
-        error.choices = tuple(
-            tuple(replace(one, part_from_scan=pose, trusted=True) if one is whole else one for one in found)
-            for pose in poses
-        )
-    raise error
+    if whole is None or not whole.rivals:
+        raise RegistrationError(source, **said)
+    ambiguous = AmbiguousPoseError(source, **said)
+    ambiguous.choices = tuple(
+        tuple(replace(one, part_from_scan=pose, trusted=True) if one is whole else one for one in found)
+        for pose in (whole.part_from_scan, *whole.rivals[:MAX_RIVALS])
+    )
+    raise ambiguous
 
 
 NOISY_SHARE = 0.05
@@ -262,6 +261,15 @@ def placed(view: View, part_from_scan: Pose) -> View:
         normals = transform_directions(camera.part_from_camera, normals_of(in_camera, camera.intrinsics))
     points = np.where(foreground(view)[..., None], view.points_mm, np.float32(np.nan))
     return replace(view, points_mm=points, camera=camera, normals=normals).moved(part_from_scan)
+
+
+def seen_of_part(scan: Scan, registrations: Sequence[Registration], shape: ReferenceShape) -> tuple[View, ...]:
+    """The captured views that are registered, in the part frame, with nothing but the part."""
+    return tuple(
+        isolated(placed(view, registration.part_from_scan), shape)
+        for view, registration in zip(scan.views, registrations, strict=True)
+        if registration.trusted
+    )
 
 
 def isolated(view: View, shape: ReferenceShape) -> View:

@@ -59,6 +59,11 @@ class Surface:
     colours: Colours | None = None
 
     @cached_property
+    def tree(self) -> cKDTree:
+        """For the nearest points."""
+        return cKDTree(self.points_mm)
+
+    @cached_property
     def is_closed(self) -> bool:
         """Whether its triangles enclose a body: it then claims to be all of the specimen's surface."""
         return self.faces is not None and _closed(self.faces, len(self.points_mm))
