@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from rad3d.arrays import Flags, Indices, ScoreMap, Values
 from rad3d.backproject import back_project
 from rad3d.deviation import ReferenceShape
-from rad3d.evidence import ANOMALOUS, Remembered
+from rad3d.evidence import Remembered
 from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import Poses, Samples
 from rad3d.observe import Observation, has_poses, observed
@@ -28,14 +28,18 @@ MARKS = 6000
 """Places on the part at which views are compared."""
 POINTS_PER_VIEW = 24_000
 AROUND = 12
-"""Neighbouring marks of which the most anomalous counts: views from two sides see two sides of a crack."""
+"""Neighbouring marks that are told together: views from two sides see two sides of a crack."""
 TURN_STEP = np.deg2rad(3.0)
 """About an axis of revolution."""
+USUAL = 1.0
+"""Standard deviations up to which nothing is told of a place. Lower than where a single view finds it anomalous: what
+is weak in each view but the same in all tells how they lie."""
 STRONGEST = 10.0
 """What is more unusual than this counts as this: no single place decides."""
-CONFLICT = 0.5
-"""What a place that two views found anomalous counts against a view that does not, relative to one that does. A single
-view's finding may be an artefact of the encoder, which no view should be kept from contradicting."""
+DOUBT = 0.5
+"""Weight of the assumption that a place is usual, beside the views that look at it."""
+SURE = 6.0
+"""By how much the likeliest of poses that are not the same by symmetry must lead to be believed: twenty to one."""
 
 
 def arranged(
@@ -66,8 +70,8 @@ def arranged(
     everywhere = _places(shared, marks)
     places = [everywhere if some is shared else _places(some, marks) for some in turns]
     tied = np.array([bool(one.rivals) for one in trusted])
-    chosen, fits = _chosen(_told(observation, unusual, remembered, marks, settings), places, tied)
-    lost = tied & (fits <= 0)
+    chosen, leads = _chosen(_told(observation, unusual, remembered, marks, settings), places, tied)
+    lost = tied & (leads < SURE)
     if not (chosen.any() or lost.any()):
         return observation
     motions = [some[number] for some, number in zip(turns, chosen, strict=True)]
@@ -119,20 +123,24 @@ def _told(
     marks: Samples,
     settings: FusionSettings,
 ) -> np.ndarray:
-    """(v, m) how anomalous each view finds the part at the marks, 0 where it is usual, NaN where it does not look."""
+    """(v, 2, m) how unusual each view finds looks and shape (signed) at the marks, 0 = usual, NaN = not seen."""
     surface = Surface(marks.points_mm, marks.normals, np.ones(len(marks.points_mm)))
     (seen,) = back_project(observation.views, observation.patches, [unusual], surface, settings)
     around = marks.tree.query(marks.points_mm, k=min(AROUND, len(marks.points_mm)), workers=-1)[1]
     usual_shape = remembered.usual_shape()
     result = []
     for view, appearance in zip(observation.views, seen.score, strict=True):
-        both = np.fmax(appearance, _geometry_told(view, remembered.shape, *usual_shape, marks))
-        result.append(np.fmax.reduce(np.clip(both - ANOMALOUS, 0, STRONGEST)[around], axis=1))
-    return np.stack(result)
+        looks = np.clip(appearance - USUAL, 0, STRONGEST)
+        most = np.fmax.reduce(looks[around], axis=1)
+        shape = _average(_shape_told(view, remembered.shape, *usual_shape, marks)[around])
+        strength = np.clip(np.abs(shape) - USUAL, 0, STRONGEST)
+        # that a place looks usual, only who sees the place itself can say
+        result.append((np.where(np.isfinite(looks) | (most > 0), most, np.nan), np.copysign(strength, shape)))
+    return np.array(result)
 
 
-def _geometry_told(view: View, shape: ReferenceShape, usual: Values, spread: Values, marks: Samples) -> Values:
-    """(m,) how anomalous the shape is that a view shows at each mark, on average over the mark; NaN unseen."""
+def _shape_told(view: View, shape: ReferenceShape, usual: Values, spread: Values, marks: Samples) -> Values:
+    """(m,) how the shape that a view shows deviates at each mark, on average over the mark; NaN unseen."""
     assert view.points_mm is not None
     points = view.points_mm[view.mask].astype(np.float64)
     points = points[:: max(1, len(points) // POINTS_PER_VIEW)]
@@ -140,38 +148,50 @@ def _geometry_told(view: View, shape: ReferenceShape, usual: Values, spread: Val
     off = (shape.signed_distance(points) - usual[nearest]) / spread[nearest]
     _, mark = marks.tree.query(points, workers=-1)
     count, total = (np.bincount(mark, weights=weights, minlength=len(marks.points_mm)) for weights in (None, off))
-    return np.asarray(np.abs(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)))
+    return np.asarray(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+
+
+def _average(values: np.ndarray) -> Values:
+    """Mean over the second axis without NaN; NaN where there is nothing else."""
+    known = np.isfinite(values)
+    count = known.sum(axis=1)
+    total = np.where(known, values, 0).sum(axis=1)
+    return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))
 
 
 def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:
-    """(v,) which turn each view takes, and how well it fits there to those before it.
+    """(v,) which turn each view takes, and by how much it fits better there than anywhere else.
 
     The view that tells most goes first, then always the one that fits best; tied ones only after all others.
 
-    >>> crack = np.array([[9.0, 0.0, 0.0, np.nan], [np.nan, 0.0, 9.0, 0.0]])  # one ring of four places, two views
+    >>> crack = np.array([[[9.0, 0.0, 0.0, np.nan]], [[np.nan, 0.0, 9.0, 0.0]]])  # one ring of four places, two views
     >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
     >>> _chosen(crack, [ring, ring], np.zeros(2, bool))
-    (array([0, 2]), array([ 0., 81.]))
+    (array([0, 2]), array([0., 6.]))
     """
-    chosen, best_fit = np.zeros(len(told), int), np.zeros(len(told))
-    energy = np.nansum(told**2, axis=1)
+    chosen, leads = np.zeros(len(told), int), np.zeros(len(told))
+    energy = np.nansum(told**2, axis=(1, 2))
     left = list(np.lexsort((-energy, tied)))
     placed = [told[left.pop(0)]]
     while left:
         candidates = [view for view in left if not tied[view]] or left
-        fits = [_fit(told[view][places[view]], np.stack(placed)) for view in candidates]
+        fits = [_fit(told[view][:, places[view]], np.stack(placed)) for view in candidates]
         best = int(np.argmax([fit.max() for fit in fits]))
         view = candidates[best]
         left.remove(view)
-        chosen[view], best_fit[view] = int(fits[best].argmax()), fits[best].max()
-        placed.append(told[view][places[view][chosen[view]]])
-    return chosen, best_fit
+        chosen[view] = int(fits[best].argmax())
+        leads[view] = fits[best][chosen[view]] - np.delete(fits[best], chosen[view]).max(initial=-np.inf)
+        placed.append(told[view][:, places[view][chosen[view]]])
+    return chosen, leads
 
 
 def _fit(turned: np.ndarray, placed: np.ndarray) -> Values:
-    """(k,) how well a view in each of its poses (k, m) goes with what the views that have their place say (v, m)."""
-    looked = np.maximum(np.isfinite(placed).sum(axis=0), 1)
-    mean = np.nansum(placed, axis=0) / looked
-    confirmed = (np.nan_to_num(placed) > 0).sum(axis=0) > 1
-    agreement = np.nansum(turned * mean, axis=1)
-    return np.asarray(agreement - CONFLICT * np.nansum((turned - mean)[:, confirmed] ** 2, axis=1))
+    """(k,) how well a view in each of its poses (2, k, m) goes with what the views that have their place say (v, 2, m).
+
+    Twice the log-likelihood ratio, for noise of one standard deviation, of "it sees what they see" and "there is
+    nothing to see", over the places that it and another look at; neighbouring marks are told together, so that each is
+    only a share of an observation.
+    """
+    looked = np.isfinite(placed).sum(axis=0)
+    mean = (np.nansum(placed, axis=0) / (looked + DOUBT))[:, None]
+    return np.asarray(np.nansum(mean * (2 * turned - mean), axis=(0, 2)) / AROUND)

@@ -1,10 +1,10 @@
 """Scores of views -> surface points: each point gets a score from every view that sees it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Mask, ScoreMap
@@ -16,6 +16,9 @@ from rad3d.view import View
 
 BESIDE_MM = 1.0
 """So near the part a pixel without a depth may show it: the edge of a burr often returns none."""
+
+HIDING_PIXELS = 5
+"""Side of the square within which a measured point hides what lies behind it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,36 @@ def back_project(
         for kind, of_kind in zip(projected, scores, strict=True):
             kind[index, seen] = sample_scores(patches, of_kind, index, pixels[seen])
     return [PointViews(kind, np.where(np.isnan(kind), np.float32(0), incidence)) for kind in projected]
+
+
+def completed(view: View, surface: Surface, overlooked: Mask | None, settings: FusionSettings) -> View:
+    """A captured view with points where its sensor measured no depth but other views did: in its projector's shadow.
+
+    Args:
+        view: part frame.
+        surface: what all views measured, part frame.
+        overlooked: (H, W) pixels without a depth; None where the view was rendered and stays as it is.
+        settings: how far surface may lie behind what is in front of it.
+    """
+    if view.camera is None or view.points_mm is None or overlooked is None or not view.mask.any():
+        return view
+    facing = np.einsum("ij,ij->i", unit(view.camera.centre_mm - surface.points_mm), surface.normals)
+    pixels, depth = view.camera.project(surface.points_mm)
+    column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
+    height, width = view.size_hw
+    rows = np.flatnonzero((column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > 0))
+    rows = rows[np.argsort(-depth[rows])]  # of several at one pixel the last one stays, the nearest
+    front = np.full(view.size_hw, np.inf)
+    front[row[rows], column[rows]] = depth[rows]
+    front = minimum_filter(front, size=HIDING_PIXELS)
+    rows = rows[overlooked[row[rows], column[rows]] & (facing[rows] >= np.cos(settings.max_incidence))]
+    pixel_mm = depth[rows] / view.camera.intrinsics[0, 0]
+    slope = np.sqrt(1 - np.minimum(facing[rows] ** 2, 1)) / np.maximum(facing[rows], 1e-3)
+    tolerance = settings.depth_tolerance_mm + pixel_mm * slope * HIDING_PIXELS / 2
+    rows = rows[depth[rows] <= front[row[rows], column[rows]] + tolerance]
+    points = view.points_mm.copy()
+    points[row[rows], column[rows]] = surface.points_mm[rows]
+    return replace(view, points_mm=points)
 
 
 def view_map(

@@ -14,16 +14,18 @@ import numpy as np
 
 from rad3d.arrays import Image, ScoreMap, Values
 from rad3d.auxiliary import Auxiliary, look_at
+from rad3d.backproject import completed
 from rad3d.datasets.sample import Sample
 from rad3d.errors import Rad3dError, RegistrationError, ScanError, SettingsError, UnitError
 from rad3d.expert import Expert, MradName
 from rad3d.fitting import Track
-from rad3d.inspector import Inspector
+from rad3d.inspector import Inspector, view_scores
 from rad3d.looks import cropped, load_views, need_images, part_of
+from rad3d.observe import register, seen_of_part
 from rad3d.prediction import WHOLE, Box, Prediction, ViewPrediction
 from rad3d.register import Registration
-from rad3d.scan import Scan
-from rad3d.settings import RetrievalSettings, Settings
+from rad3d.scan import Scan, merged_surface
+from rad3d.settings import FusionSettings, RetrievalSettings, Settings
 from rad3d.view import View
 
 MethodName = Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"]
@@ -276,8 +278,6 @@ class Deviation:
 
     def predict(self, sample: Sample) -> Prediction:
         """Absolute distance per vertex or pixel; the specimen's score is the mean of the largest hundredth."""
-        from rad3d.observe import register
-
         scan = sample.load_scan()
         try:
             found = register(scan, self._reference)
@@ -290,18 +290,14 @@ class Deviation:
         return Prediction(score=_top_mean(points), points=points, areas_mm2=vertex_areas(scan))
 
     def _of_views(self, scan: Scan, found: Sequence[Registration]) -> Prediction:
-        from rad3d.inspector import view_scores
-        from rad3d.observe import seen_of_part
-        from rad3d.scan import merged_surface
-
         seen = seen_of_part(scan, found, self._shape)
         surface = merged_surface(seen)
         distance = np.abs(self._shape.signed_distance(surface.points_mm))
         captured = [view for view, one in zip(scan.views, found, strict=True) if one.trusted]
-        maps = {
-            view.name: view_scores(view, surface.tree, distance, ~whole.mask).score
-            for view, whole in zip(seen, captured, strict=True)
-        }
+        maps = {}
+        for view, whole in zip(seen, captured, strict=True):
+            shown = completed(view, surface, ~whole.mask, FusionSettings())
+            maps[view.name] = view_scores(shown, surface.tree, distance, ~whole.mask).score
         return Prediction(score=_top_mean(distance), views=_with_maps(scan, maps))
 
 

@@ -23,7 +23,7 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrange import arranged
 from rad3d.arrays import Flags, Mask, ScoreMap, Values
-from rad3d.backproject import view_map
+from rad3d.backproject import completed, view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
 from rad3d.defects import deep_enough, measure, regions
@@ -274,10 +274,10 @@ class Inspector:
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage, len(judgements))
             pairs = patch_pairs(observation, points.defect_id, remembered.patches, self.memory, self.settings)
-            tree = observation.surface.tree
+            surface, missed = observation.surface, observation.overlooked
             views = tuple(
-                view_scores(view, tree, evidence.score, overlooked)
-                for view, overlooked in zip(observation.views, observation.overlooked, strict=True)
+                view_scores(completed(view, surface, some, self.settings.fusion), surface.tree, evidence.score, some)
+                for view, some in zip(observation.views, missed, strict=True)
             )
         if scan.views:  # the merged surface, in the part frame
             vertices, vertex = observation.surface.points_mm, np.arange(len(evidence.score))

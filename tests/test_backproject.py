@@ -9,7 +9,7 @@ import trimesh
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from rad3d.backproject import back_project, view_map, visible
+from rad3d.backproject import back_project, completed, view_map, visible
 from rad3d.camera import Camera
 from rad3d.geometry import look_at, random_rotation, translation
 from rad3d.patches import Patches, Window, mm_per_pixel
@@ -174,3 +174,20 @@ def test_pixels_without_depth_take_their_neighbours_score_amid_the_part_and_just
     assert np.isnan(drawn[apart > 1.1]).all()
     seen = ~gapped.mask & ~view.mask  # there the sensor saw the background
     assert np.isnan(view_map(gapped, tree, scores, 2.0, overlooked=~gapped.mask & ~seen)[apart > 0]).all()
+
+
+def test_the_projectors_shadow_is_filled_with_what_other_views_measured_there():
+    """A wall on a floor: half of the floor beside it has no depth; what the wall hides stays hidden."""
+    scan = mesh_scan(plate(30, 20, 0.0).subdivide_to_size(0.3), plate(6, 20, 10.0).subdivide_to_size(0.3))
+    view = replace(render(scan, camera_above()), kind="captured")
+    shadow = view.mask & (view.points_mm[..., 0] > 3.5) & (view.points_mm[..., 0] < 8)
+    gapped = replace(view, points_mm=np.where(shadow[..., None], np.float32(np.nan), view.points_mm))
+    found = completed(gapped, scan.surface, ~gapped.mask, SETTINGS)
+    filled = shadow & found.mask
+    assert filled.sum() > 0.85 * shadow.sum(), "all but two pixels beside the wall"
+    apart = np.linalg.norm(found.points_mm - view.points_mm, axis=-1)
+    assert apart[filled].max() < 0.5, "the floor that the camera sees, not what lies behind the wall or below"
+    np.testing.assert_array_equal(found.points_mm[gapped.mask], gapped.points_mm[gapped.mask])
+    assert completed(gapped, scan.surface, None, SETTINGS) is gapped
+    nowhere = replace(gapped, points_mm=np.full_like(view.points_mm, np.nan))
+    assert not completed(nowhere, scan.surface, ~nowhere.mask, SETTINGS).mask.any(), "its pose is not known"
