@@ -173,7 +173,35 @@ class Inspector:
         ]
         if inspectable is None:
             inspectable = seen_by(observations, shape.surface, settings)
+        fitted = Inspector.of(
+            observations,
+            shape,
+            reference,
+            cameras,
+            inspectable,
+            encoder,
+            settings,
+            part=part,
+            expert=expert,
+            track=track,
+        )
+        return replace(fitted, good_scores=fitted.good_scores[: len(scans)])  # a single one was seen twice
 
+    @staticmethod
+    def of(
+        observations: Sequence[Observation],
+        shape: ReferenceShape,
+        reference: Reference,
+        cameras: tuple[Camera, ...],
+        inspectable: Flags,
+        encoder: Encoder,
+        settings: Settings,
+        *,
+        part: str = "part",
+        expert: Expert | None = None,
+        track: Track = silently,
+    ) -> "Inspector":
+        """Learn from good specimens that were observed already; the arguments are those of `observe`, and see `fit`."""
         memory = Memory.merged([memory_of(observation, part, encoder) for observation in observations])
         patch_scores = leave_one_out(memory, observations, settings, track)
         deviation = GoodDeviation(np.stack([o.on_reference(shape) for o in observations]))
@@ -198,7 +226,7 @@ class Inspector:
             cameras=cameras,
             patch_scores=patch_scores,
             deviation=deviation,
-            good_scores=np.array([specimen_score(e) for e in evidence])[: len(scans)],
+            good_scores=np.array([specimen_score(e) for e in evidence]),
             point_threshold=point_threshold([e.score for e in evidence]),
             expert=expert,
             chances=chances,

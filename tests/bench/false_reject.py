@@ -1,0 +1,105 @@
+"""How often a good specimen fails, for 4 and for 20 good specimens to learn from, and how often a defective one does.
+
+    OMP_NUM_THREADS=1 python tests/bench/false_reject.py [PART...]    # adds to tests/bench/false_reject.json
+
+Synthetic: machine_elements as meshes, coarse settings (224 x 224, 8 views), a false-reject rate of 0.05 asked. Of every
+part 60 good specimens are observed once. Fits learn from disjoint sets of them, so they are independent; each judges
+good specimens that it has not learned from, and one defective specimen of each kind of defect. The interval is a
+bootstrap over fits.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from rad3d import Inspector
+from rad3d.datasets.machine_elements import KINDS, make_specimen
+from rad3d.deviation import ReferenceShape
+from rad3d.encoder import Encoder
+from rad3d.errors import RegistrationError
+from rad3d.fitting import look_from
+from rad3d.observe import Clock, observe
+from rad3d.register import build_reference
+from rad3d.settings import EncoderSettings, Settings, ViewSettings
+
+SETTINGS = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
+PARTS = ("bracket", "flange", "spur_gear", "lever", "pulley")
+POOL = 60
+FITS = {4: 5, 20: 3}
+"""How many fits for each number of good specimens."""
+JUDGED = {4: 20, 20: 40}
+FILE = Path(__file__).with_suffix(".json")
+
+
+def pools(part):
+    """What every fit of the part shares, and its good and defective specimens, observed; None = not registered."""
+    nominal = make_specimen(part, 0).nominal
+    encoder = Encoder.load(SETTINGS.encoder)
+    shape = ReferenceShape(nominal.surface)
+    reference = build_reference(shape.surface)
+    cameras, inspectable = look_from(nominal, SETTINGS, encoder)
+
+    def look(seed, kinds=()):
+        try:
+            return observe(make_specimen(part, seed, kinds).scan, shape, reference, cameras, encoder, SETTINGS)
+        except RegistrationError:
+            return None
+
+    good = [look(20_000 + seed) for seed in range(POOL)]
+    print(part, "good ones observed", flush=True)
+    bad = [look(30_000 + number, (kind,)) for number, kind in enumerate(KINDS)]
+    return (shape, reference, cameras, inspectable, encoder, SETTINGS), good, bad
+
+
+def verdicts(inspector, observations):
+    return ["incomplete" if o is None else inspector.judged(o, Clock()).verdict for o in observations]
+
+
+def fits_of(part):
+    """One row per fit: how many good and defective ones passed, failed and were incomplete."""
+    shared, good, bad = pools(part)
+    rows = []
+    for n, count in FITS.items():
+        for number in range(count):
+            own = range(number * n, (number + 1) * n)
+            others = [good[(own.stop + k) % POOL] for k in range(JUDGED[n])]
+            inspector = Inspector.of([good[k] for k in own if good[k] is not None], *shared, part=part)
+            row = {"part": part, "n": n, "rate": inspector.threshold[1].to_dict()}
+            for name, observations in (("good", others), ("defective", bad)):
+                said = verdicts(inspector, observations)
+                row[name] = {verdict: said.count(verdict) for verdict in ("pass", "fail", "incomplete")}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+def summary(rows):
+    """Rates over all fits of each n, with 95 % intervals from a bootstrap over fits."""
+    result = {}
+    rng = np.random.default_rng(0)
+    for n in FITS:
+        chosen = [row for row in rows if row["n"] == n]
+        if not chosen:
+            continue
+        result[n] = {"fits": len(chosen), "good judged": int(sum(sum(row["good"].values()) for row in chosen))}
+        for name, verdict in (("good", "fail"), ("good", "incomplete"), ("defective", "fail")):
+            hits = np.array([row[name][verdict] for row in chosen])
+            total = np.array([sum(row[name].values()) for row in chosen])
+            drawn = rng.integers(len(chosen), size=(10_000, len(chosen)))
+            low, high = np.quantile(hits[drawn].sum(axis=1) / total[drawn].sum(axis=1), (0.025, 0.975))
+            result[n][f"{name}: {verdict}"] = [round(float(v), 4) for v in (hits.sum() / total.sum(), low, high)]
+    return result
+
+
+def main():
+    rows = json.loads(FILE.read_text())["fits"] if FILE.exists() else []
+    for part in sys.argv[1:] or PARTS:
+        rows = [row for row in rows if row["part"] != part] + fits_of(part)
+        FILE.write_text(json.dumps({"summary": summary(rows), "fits": rows}, indent=1) + "\n")
+    print(json.dumps(summary(rows), indent=1))
+
+
+if __name__ == "__main__":
+    main()
