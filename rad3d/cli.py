@@ -112,14 +112,8 @@ def inspect(
     reports: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     rows: list[Inspection] = []
-    readable = []
-    for path in scans:
-        try:
-            find_scans([path], sensor=sensor)
-            readable.append(path)
-        except Rad3dError as error:
-            errors.append(told(error))
-    for source in tracked(find_scans(readable, sensor=sensor) if readable else [], "inspecting"):
+    sources = find_scans(scans, sensor=sensor, spare=lambda error: errors.append(told(error)))
+    for source in tracked(sources, "inspecting"):
         try:
             scan = replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
             inspection = judge(scan)

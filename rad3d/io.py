@@ -197,20 +197,34 @@ def specimen_name(name: str) -> str:
     return re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", name).strip(". _")[:120] or "specimen"
 
 
-def find_scans(paths: Sequence[str | Path], *, sensor: str | None = None) -> list[ScanSource]:
+def find_scans(
+    paths: Sequence[str | Path], *, sensor: str | None = None, spare: Callable[[ScanError], None] | None = None
+) -> list[ScanSource]:
     """All specimens that `paths` name, in order, without reading them.
 
     Globs are expanded. A directory is one captured specimen if it holds `images/`, `rgb/` or `xyz/`, or sensor
     folders that do; otherwise each mesh or cloud file in it is a specimen, each captured sub-directory is one, and
     other sub-directories are groups.
 
+    Args:
+        paths: files, directories, globs.
+        sensor: which sensor folder of captured specimens.
+        spare: told why a path has no scans, and the others are found all the same; None raises it.
+
     Raises:
         ScanError: a path or directory without scans, or several sensors and none chosen.
     """
     found: list[Path] = []
     for given in paths:
-        for path in _expanded(given):
-            found += _scans_in(path, sensor) if path.is_dir() else [path]
+        try:
+            of_path: list[Path] = []
+            for path in _expanded(given):
+                of_path += _scans_in(path, sensor) if path.is_dir() else [path]
+            found += of_path
+        except ScanError as error:
+            if spare is None:
+                raise
+            spare(error)
     first: dict[Path, Path] = {}
     for path in found:
         first.setdefault(path.resolve(), path)
