@@ -18,7 +18,8 @@ from rad3d.evidence import Remembered
 from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import Poses, Samples
 from rad3d.observe import Observation, has_poses, observed
-from rad3d.register import Reference, Registration
+from rad3d.reference import Reference
+from rad3d.register import Registration
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
 from rad3d.symmetry import about

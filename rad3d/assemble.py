@@ -22,7 +22,8 @@ from rad3d.errors import RegistrationError
 from rad3d.geometry import inverse, transform_directions, transform_points, unit
 from rad3d.icp import Poses, Samples, Target
 from rad3d.joint import refine_together
-from rad3d.register import INLIER_SHARE, Seen, seen_of
+from rad3d.query import Seen, seen_of
+from rad3d.reference import INLIER_SHARE
 from rad3d.segment import Plane, support_of
 from rad3d.symmetry import about, distinct, rotation_grid, truncation_mm
 from rad3d.view import View

@@ -263,7 +263,7 @@ class Deviation:
     def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
         """Take the reference."""
         from rad3d.deviation import ReferenceShape
-        from rad3d.register import build_reference
+        from rad3d.reference import build_reference
 
         reference = _nominal(samples) or next(_readable(samples, bad), None)
         if reference is None or reference.views:

@@ -10,7 +10,7 @@ from rad3d.arrays import Pose
 from rad3d.assemble import assemble, undisputed
 from rad3d.errors import RegistrationError
 from rad3d.observe import camera_of, has_poses, placed, register
-from rad3d.register import Reference, build_reference
+from rad3d.reference import Reference, build_reference
 from rad3d.scan import Scan, Surface, merged_surface
 from rad3d.symmetry import Symmetries
 

@@ -50,7 +50,7 @@ from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
 from rad3d.observe import AmbiguousPoseError, Clock, Observation, observe
-from rad3d.register import Reference, build_reference
+from rad3d.reference import Reference, build_reference
 from rad3d.result import REGISTRATION, Inspection, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings

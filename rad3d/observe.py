@@ -16,7 +16,8 @@ from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import outliers
 from rad3d.organised import estimate_intrinsics, normals_of
 from rad3d.patches import Patches, encode_views
-from rad3d.register import Reference, Registration, nowhere, register_surface, register_views
+from rad3d.reference import Reference
+from rad3d.register import Registration, nowhere, register_surface, register_views
 from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface, merged_surface
 from rad3d.segment import foreground

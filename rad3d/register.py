@@ -6,45 +6,23 @@ near-symmetric rivals at full resolution. A local search alone ends a tooth off 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from rad3d.arrays import Matrix3, Points, Pose, ScoreMap, Vector
-from rad3d.errors import RegistrationError, ScanError
-from rad3d.geometry import inverse, sphere, transform_directions, transform_points, unit
-from rad3d.icp import Poses, Samples, Target, refine_jointly, sample_surface, thin
-from rad3d.organised import estimate_intrinsics, normals_of
+from rad3d.arrays import Points, Pose
+from rad3d.geometry import transform_directions, transform_points
+from rad3d.icp import Poses, Samples, Target, refine_jointly
+from rad3d.query import SCAN_SAMPLES, Query, Seen, Whole, seen_of
+from rad3d.reference import JUDGED, Reference, samples_of
 from rad3d.scan import Surface
-from rad3d.segment import foreground
-from rad3d.symmetry import (
-    EXACT_AREA_SHARE,
-    Symmetries,
-    about,
-    difference,
-    distinct,
-    find_symmetries,
-    nearest_equivalent,
-    rotation_grid,
-    truncation_mm,
-)
+from rad3d.symmetry import distinct, nearest_equivalent
 from rad3d.view import View
 
-REFERENCE_SAMPLES = 40_000
-SCAN_SAMPLES = 16_000
-JUDGED = 4_000
-"""Samples at which rival poses are compared."""
-ROTATIONS, VIEW_ROTATIONS = 600, 2000
-VIEW_DIRECTIONS = 200
 ROUGH = 96
 """Poses that leave the coarse search."""
 FINALISTS = 8
 HOPELESS_SHARE = 0.3
 """Poses that cost this share of the truncation more than the best one are not refined (refining wins below 0.07)."""
-INLIER_SHARE = 0.5
-"""Inlier distance as a share of the truncation distance."""
-MIN_SAMPLES = 100
 MIN_FITNESS = 0.75
 BACK_WEIGHT = 0.1
 """What the reference has and the scan has not weighs less: a view misses much for reasons of its own."""
@@ -88,168 +66,6 @@ class Registration:
     rivals: tuple[Pose, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """A part's surface prepared for registration; `build_reference` makes it."""
-
-    target: Target
-    symmetries: Symmetries
-
-    @property
-    def truncation_mm(self) -> float:
-        """Distances beyond this count as this."""
-        return truncation_mm(self.target.radius_mm)
-
-    @property
-    def inlier_mm(self) -> float:
-        """Surface nearer than this to its counterpart fits."""
-        return INLIER_SHARE * self.truncation_mm
-
-    @cached_property
-    def marks_mm(self) -> Points:
-        """A few points of the surface, by whose displacement poses are compared."""
-        return self.target.samples.points_mm[:200]
-
-    def difference_mm(self, a: Pose, b: Pose) -> float:
-        """How far two poses part_from_scan put the part apart (root mean square), modulo exact symmetries."""
-        return difference(a, b, self.symmetries, self.marks_mm)
-
-    def interchangeable(self, a: Pose, b: Pose) -> bool:
-        """Whether two poses part_from_scan put the same surface at every place, as far as registration can tell."""
-        motion = a @ inverse(b)
-        distance = self.target.residuals(self.target.samples.thinned(JUDGED), motion[None], exact=True)[3]
-        return bool((distance > self.inlier_mm).mean() <= EXACT_AREA_SHARE)
-
-    @cached_property
-    def seen_from(self) -> tuple[Points, Points]:
-        """Directions all round (k, 3), and the middle of what is seen of the part from far out there (k, 3)."""
-        directions = sphere(VIEW_DIRECTIONS)
-        return directions, np.stack([self._seen_middle(direction) for direction in directions])
-
-    def _seen_middle(self, direction: Vector) -> Vector:
-        points = self.target.samples.points_mm[:4000]
-        points = points[np.argsort(points @ direction)]  # the last in a cell is the one that is seen
-        axes = np.linalg.svd(direction[None])[2][1:]
-        cells = np.floor((points - self.target.centre_mm) @ axes.T / (self.target.radius_mm / 12)).astype(int) + 50
-        seen = np.full(10_000, -1)
-        seen[cells[:, 0] * 100 + cells[:, 1]] = np.arange(len(points))
-        return np.asarray(points[seen[seen >= 0]].mean(axis=0))
-
-
-def build_reference(surface: Surface, symmetries: Symmetries | None = None) -> Reference:
-    """Prepare a surface, given in the part frame, to be registered with.
-
-    Args:
-        surface: of the part.
-        symmetries: of the part, where they were found before; finding them takes seconds.
-
-    Raises:
-        RegistrationError: it has too few points to say where anything is.
-    """
-    target = Target(_samples(surface, REFERENCE_SAMPLES, "reference"))
-    return Reference(target, find_symmetries(target) if symmetries is None else symmetries)
-
-
-def _samples(surface: Surface, count: int, name: str) -> Samples:
-    samples = sample_surface(surface, count) if len(surface.points_mm) >= MIN_SAMPLES else None
-    if samples is None or len(samples.points_mm) < MIN_SAMPLES:
-        raise RegistrationError(
-            name,
-            expected=f"at least {MIN_SAMPLES} surface points that are not isolated",
-            got=f"{len(surface.points_mm) if samples is None else len(samples.points_mm)}",
-            remedy="scan the part more densely",
-        )
-    return samples
-
-
-class _Query(Protocol):
-    """What is registered: its samples, where to begin, and which surface of the part it says is not there."""
-
-    @property
-    def scan(self) -> Target: ...
-
-    def starts(self, reference: Reference) -> Poses:
-        """Poses to begin with."""
-
-    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
-        """(k, JUDGED) how far samples of the reference are from the scan; NaN where the scan cannot tell."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Whole:
-    """A mesh or cloud, from all sides or not."""
-
-    scan: Target
-    thorough: bool = False
-
-    def starts(self, reference: Reference) -> Poses:
-        """Rotations all round, with the scan's centre on the part's, and beside it in case half of it is missing."""
-        target, scan = reference.target, self.scan
-        spread = scan.samples.points_mm - scan.centre_mm
-        lengths, axes = np.linalg.eigh(spread.T @ spread / len(spread))
-        offsets = [np.zeros(3)]
-        for length, axis in zip(np.sqrt(np.maximum(lengths, 0)), axes.T, strict=True):
-            for factor in (0.6, 1.2, -0.6, -1.2) if self.thorough else (1, -1):
-                offsets.append(factor * length * axis)
-        rotations = rotation_grid(ROTATIONS)
-        return np.concatenate([about(rotations, scan.centre_mm + offset, target.centre_mm) for offset in offsets])
-
-    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
-        """To the nearest of the scan's samples."""
-        samples = reference.target.samples.thinned(JUDGED)
-        back = (self.scan.residuals(samples, inverse(pose)[None], exact=True)[3] for pose in poses)
-        return np.concatenate([np.minimum(distance, reference.truncation_mm) for distance in back])
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What one camera saw; points in the camera's frame."""
-
-    scan: Target
-    depth_mm: ScoreMap
-    intrinsics: Matrix3
-    thorough: bool = False
-
-    def starts(self, reference: Reference) -> Poses:
-        """Rotations all round, with the middle of what is seen on the middle of what would be seen from there."""
-        rotations = rotation_grid(VIEW_ROTATIONS)
-        middle = self.scan.centre_mm
-        directions, middles = reference.seen_from
-        towards_camera = -rotations @ unit(middle)
-        poses = about(rotations, middle, np.zeros(3))
-        poses[:, :3, 3] += middles[(towards_camera @ directions.T).argmax(axis=1)]
-        return poses
-
-    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
-        """How far surface that faces the camera lies before what the camera saw there, or behind it if only just."""
-        samples = reference.target.samples.thinned(JUDGED)
-        depth = self.padded_depth_mm
-        result = np.full((len(poses), len(samples.points_mm)), np.nan)
-        for row, pose in zip(result, poses, strict=True):
-            camera_from_part = inverse(pose)
-            at = transform_points(camera_from_part, samples.points_mm)
-            facing = np.einsum("ni,ni->n", transform_directions(camera_from_part, samples.normals), -unit(at))
-            if not samples.signed:
-                facing = np.abs(facing)
-            pixel = at @ self.intrinsics.T
-            with np.errstate(divide="ignore", invalid="ignore"):
-                column, line = np.floor(pixel[:, :2] / pixel[:, 2:]).T + 1
-            known = (at[:, 2] > 0) & (facing > 0.2)
-            known &= (column > 0) & (column < depth.shape[1] - 1) & (line > 0) & (line < depth.shape[0] - 1)
-            x, y = column[known].astype(int), line[known].astype(int)
-            # of the pixels around it the one that fits best: at an edge the next one may see the other side
-            before = np.stack([depth[y + j, x + i] for i in (-1, 0, 1) for j in (-1, 0, 1)]) - at[known, 2]
-            before[before < -reference.truncation_mm] = np.nan  # far behind: hidden by other surface
-            best = np.fmin.reduce(np.abs(before)) * facing[known]
-            row[known] = np.minimum(best, reference.truncation_mm)
-        return result
-
-    @cached_property
-    def padded_depth_mm(self) -> ScoreMap:
-        """The depth with a pixel of nothing all round."""
-        return np.pad(self.depth_mm, 1, constant_values=np.nan)
-
-
 def register_surface(surface: Surface, reference: Reference, initial: Pose | None = None) -> Registration:
     """Find part_from_scan of a mesh or cloud in any pose.
 
@@ -262,12 +78,12 @@ def register_surface(surface: Surface, reference: Reference, initial: Pose | Non
     Raises:
         RegistrationError: the scan has too few points.
     """
-    query = _Whole(Target(_samples(surface, SCAN_SAMPLES, "scan")))
+    query = Whole(Target(samples_of(surface, SCAN_SAMPLES, "scan")))
     wanted = np.eye(4) if initial is None else initial
     return _register(query, reference, wanted)
 
 
-def _register(query: _Whole | Seen, reference: Reference, wanted: Pose) -> Registration:
+def _register(query: Whole | Seen, reference: Reference, wanted: Pose) -> Registration:
     found = _search(query, reference, wanted)
     result = _judge(query, reference, found, wanted)
     if not 1 / MAX_SIZE_RATIO < _size_ratio(query.scan, reference) < SIZE_RATIO:
@@ -308,7 +124,7 @@ class _Candidates:
         return _Candidates(self.poses[order], self.there[order], self.back[order])
 
 
-def _search(query: _Whole | Seen, reference: Reference, wanted: Pose) -> _Candidates:
+def _search(query: Whole | Seen, reference: Reference, wanted: Pose) -> _Candidates:
     """The best distinct poses of a scan and what they cost, both ways at full resolution."""
     target, truncation, samples = reference.target, reference.truncation_mm, query.scan.samples
     starts = query.starts(reference)
@@ -347,7 +163,7 @@ def _modulo_symmetry(poses: Poses, costs: np.ndarray, reference: Reference) -> P
     return np.stack(kept)
 
 
-def _judge(query: _Query, reference: Reference, found: _Candidates, wanted: Pose) -> Registration:
+def _judge(query: Query, reference: Reference, found: _Candidates, wanted: Pose) -> Registration:
     """The best candidate, polished, measured and compared with the others."""
     same = [i for i in range(len(found.poses)) if reference.interchangeable(found.poses[0], found.poses[i])]
     best = min([0, *same], key=lambda index: found.costs[index])
@@ -370,7 +186,7 @@ def _judge(query: _Query, reference: Reference, found: _Candidates, wanted: Pose
     return result
 
 
-def _equally_good(query: _Query, reference: Reference, best: Pose, others: Poses) -> tuple[Pose, ...]:
+def _equally_good(query: Query, reference: Reference, best: Pose, others: Poses) -> tuple[Pose, ...]:
     """Poses that fit as well as the best: of those found, and of all that the part's near-symmetries make of it."""
     target, few = reference.target, query.scan.samples.thinned(JUDGED)
     poses = np.concatenate([best[None], others, reference.symmetries.near @ best])
@@ -384,7 +200,7 @@ def _equally_good(query: _Query, reference: Reference, best: Pose, others: Poses
     return tuple(tied) or tuple(others)
 
 
-def _measured(query: _Query, reference: Reference, pose: Pose, margin: float) -> Registration:
+def _measured(query: Query, reference: Reference, pose: Pose, margin: float) -> Registration:
     at, delta, normal, distance = (a[0] for a in reference.target.residuals(query.scan.samples, pose[None], exact=True))
     inlier = distance < reference.inlier_mm
     along = np.einsum("pi,pi->p", delta, normal)[inlier]
@@ -427,7 +243,7 @@ def _untrusted(result: Registration, reason: str) -> Registration:
     return replace(result, trusted=False, reason=reason)
 
 
-def _fits_mirrored(query: _Whole | Seen, reference: Reference, found: _Candidates) -> bool:
+def _fits_mirrored(query: Whole | Seen, reference: Reference, found: _Candidates) -> bool:
     """Whether the part's mirror image fits clearly better than the part."""
     flip = np.array([-1.0, 1.0, 1.0])
 
@@ -482,26 +298,6 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
             for result in results
         ]
     return _refined_together(queries, results, reference)
-
-
-def seen_of(view: View) -> Seen | str:
-    """The view's samples of the specimen, or why there are none."""
-    try:
-        mask = foreground(view)
-        if view.points_mm is None or mask.sum() < MIN_SAMPLES:
-            return "the view has no depth" if view.points_mm is None or not view.mask.any() else "no part in the view"
-        intrinsics = estimate_intrinsics(view.points_mm)[0] if view.camera is None else view.camera.intrinsics
-    except (RegistrationError, ScanError) as error:
-        return str(error)
-    normals = normals_of(view.points_mm, intrinsics) if view.normals is None else view.normals
-    mask &= np.isfinite(normals).all(axis=-1)
-    if mask.sum() < MIN_SAMPLES:
-        return "no part in the view"
-    points, directions = view.points_mm[mask].astype(np.float64), normals[mask].astype(np.float64)
-    facing = np.abs(np.einsum("ni,ni->n", directions, unit(points)))
-    area = np.sum(points[:, 2] ** 2 / np.maximum(facing, 0.2)) / (intrinsics[0, 0] * intrinsics[1, 1])
-    samples = thin(points, directions, float(area), SCAN_SAMPLES, signed=True)
-    return Seen(Target(samples), view.points_mm[..., 2].astype(np.float64), intrinsics)
 
 
 def nowhere(reason: str) -> Registration:

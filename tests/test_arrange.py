@@ -14,7 +14,8 @@ from rad3d.evidence import Remembered
 from rad3d.geometry import inverse, rotation_angle
 from rad3d.observe import isolated, observed, placed
 from rad3d.patches import encode_views
-from rad3d.register import build_reference, nowhere
+from rad3d.reference import build_reference
+from rad3d.register import nowhere
 from rad3d.scan import Scan
 from rad3d.settings import EncoderSettings, FusionSettings
 from rad3d.symmetry import Symmetries

@@ -11,7 +11,8 @@ from rad3d.datasets.machine_capture import make_capture
 from rad3d.datasets.machine_specimen import make_specimen
 from rad3d.geometry import inverse, random_rotation, rotation_about, rotation_angle, transform_points, translation
 from rad3d.icp import sample_surface
-from rad3d.register import Reference, Registration, build_reference, register_surface, register_views
+from rad3d.reference import Reference, build_reference
+from rad3d.register import Registration, register_surface, register_views
 from rad3d.scan import Scan, Surface
 from rad3d.view import View
 

@@ -26,7 +26,7 @@ from rad3d.io import read_scan
 from rad3d.memory import Memory
 from rad3d.metrics import rank
 from rad3d.observe import observe
-from rad3d.register import build_reference
+from rad3d.reference import build_reference
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 from rad3d.surface import PlacedPatches, surface_scores
 

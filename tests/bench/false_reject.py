@@ -21,7 +21,7 @@ from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError
 from rad3d.fitting import look_from
 from rad3d.observe import Clock, observe
-from rad3d.register import build_reference
+from rad3d.reference import build_reference
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 
 SETTINGS = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))

@@ -18,7 +18,8 @@ from rad3d.datasets.machine_capture import make_capture
 from rad3d.datasets.machine_specimen import Specimen, make_specimen
 from rad3d.geometry import inverse, rotation_angle, transform_points
 from rad3d.icp import sample_surface
-from rad3d.register import Reference, Registration, build_reference, register_surface, register_views
+from rad3d.reference import Reference, build_reference
+from rad3d.register import Registration, register_surface, register_views
 from rad3d.scan import Scan
 
 GOAL_MM, GOAL_DEGREES = 0.08, 0.3
