@@ -6,6 +6,7 @@ other specimens are still written), 130 interrupted.
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -76,7 +77,8 @@ def fit(
     reference = None if nominal is None else read_scan(nominal, unit=nominal_unit)
     inspector = Inspector.fit(scans, settings, part=part, nominal=reference, expert=expert, track=tracked)
     inspector.save(output)
-    say(f"{len(scans)} good specimens remembered in {output}: {len(inspector.memory)} views")
+    count = len(inspector.good_scores)
+    say(f"{count} good specimen{'s' if count > 1 else ''} remembered in {output}: {len(inspector.memory)} views")
     say(f"False rejects: {inspector.threshold[1].sentence()}")
     return PASS
 
@@ -125,7 +127,7 @@ def inspect(
         rows.append(inspection)
     if json_:
         print(json.dumps({"specimens": reports, "errors": errors}, allow_nan=False))
-    else:
+    elif rows:
         show_table(rows)
         say(rejects)
         say(f"Results: {output}")
@@ -250,7 +252,7 @@ def demo(
 
     from rad3d import demo as demonstration
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     for name in demonstration.PARTS if all_ else (part,):
         folder = output / name if all_ else output
         inspector, shown = demonstration.run(name, folder, tracked, quick)
@@ -592,7 +594,7 @@ def show_table(inspections: Sequence["Inspection"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("specimen", "verdict", "score", "threshold", "defects", "worst defect", "coverage")
+    table = Table("specimen", "verdict", "score", "threshold", "defects", "worst defect, or why none", "coverage")
     for inspection in inspections:
         table.add_row(
             inspection.specimen,
@@ -611,9 +613,9 @@ FILE_WIDTH = 160
 
 
 def worst_of(inspection: "Inspection") -> str:
-    """The strongest defect: its kind, size, and place along the axes of the file."""
+    """The strongest defect: its kind, size, and place along the axes of the file; of an incomplete one the reason."""
     if not inspection.defects:
-        return ""
+        return "" if inspection.verdict == "pass" else inspection.reason
     worst = inspection.defects[0]
     x, y, z = worst.centroid_mm
     guess = " or where symmetry puts it" if "different poses" in inspection.reason else ""
@@ -635,4 +637,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         say("rad3d: interrupted; partial output was removed")
         code = INTERRUPTED
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = PASS
     raise SystemExit(code)

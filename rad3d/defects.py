@@ -34,7 +34,9 @@ def regions(
 
     From the highest point on: the connected surface around it above `low` that scores above `PEAK_SHARE` of it, or
     whose shape alone (`geometry`, which does not blur) is above `high`, is a region, and what lies around it is
-    its blur (`BLUR_MM` on the same piece, `HALO_SHARE` on the same side); until no point above `high` is left.
+    its blur (`BLUR_MM` on the same piece, `HALO_SHARE` on the same side); until no point above `high` is left. A region
+    within `BLUR_MM` of an earlier one on the same side, or twice that on the same piece, is more of it: a scratch that
+    fades in its middle is one.
     """
     above = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > low)
     labels = np.zeros(len(scores), np.int32)
@@ -44,6 +46,7 @@ def regions(
     neighbours = _neighbours(surface, above)
     _, piece = connected_components(neighbours, directed=False)
     left, shaped = scores[above].astype(float), geometry[above] > high
+    found = np.zeros(len(above), np.int32)
     number = 0
     while left.max() > high:
         peak = int(left.argmax())
@@ -57,9 +60,39 @@ def regions(
         halo = np.isfinite(apart) & same_side & ~shaped & (left < HALO_SHARE * top)
         left[halo | ((apart <= BLUR_MM) & (piece == piece[peak]))] = -np.inf
         if surface.areas_mm2[above[region]].sum() >= min_area_mm2:
-            number += 1
-            labels[above[region]] = number
+            near = (same_side & (apart <= BLUR_MM)) | ((piece == piece[peak]) & (apart <= 2 * BLUR_MM))
+            beside = found[near & (found > 0)]
+            number += not len(beside)
+            found[region] = beside.min() if len(beside) else number
+    labels[above] = found
     return labels
+
+
+def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
+    """Regions (n,) that the same piece of vanished surface connects, as one: both ends of a hole that was filled.
+
+    Args:
+        labels: (n,) numbers of regions, 0 elsewhere.
+        points_mm: (n, 3) of the specimen's surface.
+        vanished_mm: (m, 3) points of the reference of which the specimen has nothing.
+    """
+    rows = np.flatnonzero(labels)
+    if labels.max(initial=0) < 2 or not len(vanished_mm):
+        return labels
+    pairs = cKDTree(vanished_mm).query_pairs(LINK_MM, output_type="ndarray")
+    graph = csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(vanished_mm),) * 2)
+    count, piece = connected_components(graph, directed=False)
+    apart, nearest = cKDTree(points_mm[rows]).query(vanished_mm, distance_upper_bound=BLUR_MM, workers=-1)
+    touching = np.isfinite(apart)
+    regions_of = labels[rows[nearest[touching]]] - 1
+    numbers = int(labels.max())
+    ends = np.stack([regions_of, numbers + piece[touching]])
+    graph = csr_matrix((np.ones(ends.shape[1], bool), ends), shape=(numbers + count,) * 2)
+    _, of_region = connected_components(graph, directed=False)
+    _, first = np.unique(of_region[:numbers], return_inverse=True)
+    order = np.unique(first, return_index=True)[1]  # the strongest of each keeps its place in the order
+    new = np.argsort(np.argsort(order))[first] + 1
+    return np.where(labels > 0, new[np.maximum(labels, 1) - 1], 0).astype(np.int32)
 
 
 def _neighbours(surface: Surface, rows: Indices) -> csr_matrix:
@@ -97,7 +130,8 @@ def measure(
         rows = np.flatnonzero(points.defect_id == number)
         area, deviation = surface.areas_mm2[rows], points.deviation_mm[rows]
         centroid = np.average(surface.points_mm[rows], axis=0, weights=area)
-        normal = unit((surface.normals[rows] * area[:, None]).sum(axis=0))
+        facing_peak = surface.normals[rows] @ surface.normals[rows[points.anomaly_score[rows].argmax()]] > 0
+        normal = unit((surface.normals[rows] * (area * facing_peak)[:, None]).sum(axis=0))  # of one side of a wall
         score, geometry = (np.average(v[rows], weights=area) for v in (points.anomaly_score, points.geometry_score))
         side = 1.0 if (deviation * area).sum() >= 0 else -1.0
         volume = np.nan

@@ -1,5 +1,6 @@
 """What fitting is made of: from good specimens to what is remembered of them."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -62,6 +63,37 @@ def check_names(scans: Sequence[Scan]) -> None:
             got=f"several called {', '.join(repeated)}" if repeated else "none",
             remedy="rename them" if repeated else "name at least one good scan",
         )
+
+
+def look_of(scan: Scan) -> str:
+    """How a scan looks when it is seen, whatever it shows: meshes and clouds are not shaded in the same way."""
+    coloured = scan.colours is not None or scan.texture is not None
+    return f"coloured {scan.kind}" if coloured else scan.kind
+
+
+def without_colours(scan: Scan) -> Scan:
+    """The bare shape."""
+    return replace(scan, colours=None, texture=None)
+
+
+def usable_together(scans: Sequence[Scan]) -> list[Scan]:
+    """The scans without copies of one another, which would tell nothing of how specimens vary; all coloured or none."""
+    first: dict[str, Scan] = {}
+    for scan in scans:
+        digest = hashlib.sha256(np.ascontiguousarray(scan.vertices_mm).tobytes())
+        for view in scan.views:
+            digest.update(view.image.tobytes())
+        known = first.setdefault(digest.hexdigest(), scan)
+        if known is not scan:
+            logger.warning("%s is a copy of %s and was left out", scan.source or scan.specimen, known.specimen)
+    kept = list(first.values())
+    looks = sorted({look_of(scan) for scan in kept})
+    if len(looks) > 1 and any(look.startswith("coloured") for look in looks):
+        logger.warning("some of the good specimens have no colours: no colours are compared")
+        kept = [without_colours(scan) for scan in kept]
+    if len({scan.kind for scan in kept}) > 1:
+        logger.warning("meshes and clouds do not look alike: fit a memory for each, or thresholds will be loose")
+    return kept
 
 
 def reference_surface(scans: Sequence[Scan], nominal: Scan | None) -> tuple[Surface, Symmetries | None, Sequence[Scan]]:

@@ -10,6 +10,7 @@ inspect: patches -> retrieval on the surface -> calibrated                      
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from rad3d.arrays import Flags, Mask, ScoreMap, Values
 from rad3d.backproject import completed, view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
-from rad3d.defects import deep_enough, measure, regions
+from rad3d.defects import deep_enough, joined, measure, regions
 from rad3d.deviation import REACH_MM, GoodDeviation, ReferenceShape, sided
 from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
@@ -39,26 +40,31 @@ from rad3d.fitting import (
     check_names,
     leave_one_out,
     look_from,
+    look_of,
     memory_of,
     reference_surface,
     remember,
     seen_by,
     seen_twice,
     silently,
+    usable_together,
+    without_colours,
 )
 from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
 from rad3d.observe import AmbiguousPoseError, Clock, Observation, observe
 from rad3d.reference import Reference, build_reference
-from rad3d.result import REGISTRATION, Inspection, PointScores, Verdict, ViewScores
+from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches
 from rad3d.symmetry import Symmetries
 from rad3d.view import View
 
-FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +79,7 @@ class Inspector:
         symmetries: motions that map it onto itself.
         inspectable: (n,) which of its points can be seen at an incidence of at most 60 degrees.
         cameras: where rendered views look from; empty for captured specimens.
+        looks: how the good specimens look when seen, see `look_of`: as meshes, coloured meshes, clouds, ...
         patch_scores: (m,) of each remembered patch against the other specimens.
         deviation: of the good specimens, on the reference's points.
         good_scores: (g,) leave-one-out scores of the good specimens.
@@ -90,6 +97,7 @@ class Inspector:
     symmetries: Symmetries
     inspectable: Flags
     cameras: tuple[Camera, ...]
+    looks: tuple[str, ...]
     patch_scores: Values
     deviation: GoodDeviation
     good_scores: Values
@@ -146,7 +154,8 @@ class Inspector:
         """Learn what good specimens of a part look like.
 
         Args:
-            scans: at least one good specimen; more give tighter thresholds.
+            scans: at least one good specimen; more give tighter thresholds. Copies are left out, and colours unless
+                all have them.
             settings: defaults where None.
             part: its name.
             nominal: CAD of the part, the reference for deviations; without it the first mesh or cloud is, or else
@@ -160,6 +169,7 @@ class Inspector:
         """
         settings = settings or Settings()
         check_names(scans)
+        scans = usable_together(scans)
         encoder = Encoder.load(settings.encoder) if expert is None else expert.encoder
         settings = replace(settings, encoder=encoder.settings)
         surface, symmetries, scans = reference_surface(scans, nominal)
@@ -224,6 +234,7 @@ class Inspector:
             symmetries=reference.symmetries,
             inspectable=inspectable,
             cameras=cameras,
+            looks=tuple(sorted({look_of(observation.scan) for observation in observations})),
             patch_scores=patch_scores,
             deviation=deviation,
             good_scores=np.array([specimen_score(e) for e in evidence]),
@@ -236,7 +247,9 @@ class Inspector:
         """Find what differs on a specimen.
 
         One that fits the part equally well in several poses, because what tells them apart is missing, is judged in
-        each: where it looks best it is what it claims to be.
+        each: where it looks best it is what it claims to be. Of a scan that cannot look like the good ones, because
+        they are coloured and it is not, or they are meshes and it is a cloud, only the shape is compared; the reason
+        says so.
 
         Raises:
             ScanError: a capture where the good specimens were meshes or clouds, or the other way round.
@@ -249,6 +262,8 @@ class Inspector:
                 got=f"one that is seen in {got} views",
                 remedy="fit on good specimens that were scanned in the same way",
             )
+        if look_of(scan) not in self.looks and look_of(without_colours(scan)) in self.looks:
+            scan = without_colours(scan)
         clock = Clock()
         with clock("start"):
             fitted = (self.shape, self.reference, self.cameras, self.encoder, self.settings)
@@ -271,6 +286,9 @@ class Inspector:
         with clock("retrieval"):
             chances = _chances(self.expert, observation)
             patch_scores = judge_patches(observation, remembered, self.settings, chances=chances)
+            comparable = look_of(scan) in self.looks
+            if not comparable:
+                patch_scores = replace(patch_scores, unusual=np.where(np.isnan(patch_scores.unusual), np.nan, 0))
             observation = arranged(observation, patch_scores.unusual, remembered, self.reference, self.settings.fusion)
             evidence = gather(observation, patch_scores, remembered, self.settings)
         with clock("defects"):
@@ -285,6 +303,9 @@ class Inspector:
                 threshold,
                 self.settings.verdict.min_area_mm2,
             )
+            if labels.max(initial=0) > 1:
+                vanished = observation.vanished(self.shape) & self.deviation.known()
+                labels = joined(labels, observation.surface.points_mm, self.shape.surface.points_mm[vanished])
             points = PointScores(
                 anomaly_score=evidence.score,
                 raw_score=evidence.raw,
@@ -301,7 +322,13 @@ class Inspector:
             )
             coverage, coverage_total = self._coverage(observation, evidence)
             verdict, reason = self._verdict(len(defects), coverage, len(judgements))
-            pairs = patch_pairs(observation, points.defect_id, remembered.patches, self.memory, self.settings)
+            pairs: tuple[PatchPair, ...] = ()
+            if comparable:
+                pairs = patch_pairs(observation, points.defect_id, remembered.patches, self.memory, self.settings)
+            else:
+                note = f"only the shape was compared: this is a {look_of(scan)}, not a {' or '.join(self.looks)}"
+                logger.warning("%s: %s", scan.source or scan.specimen, note)
+                reason = f"{reason}; {note}"
             surface, missed = observation.surface, observation.overlooked
             views = tuple(
                 view_scores(completed(view, surface, some, self.settings.fusion), surface.tree, evidence.score, some)
@@ -359,7 +386,7 @@ class Inspector:
         )
 
     def _not_registered(self, scan: Scan, error: RegistrationError, clock: Clock) -> Inspection:
-        return replace(self._blank(scan, clock), reason=f"not registered: {error.got}")
+        return replace(self._blank(scan, clock), reason=f"not registered: {error.got} ({error.remedy})")
 
     def _coverage(self, observation: Observation, evidence: Evidence) -> tuple[float, float]:
         """Judged area shares of the inspectable and of the whole reference."""
@@ -423,6 +450,7 @@ class Inspector:
             "settings": self.settings.to_dict(),
             "point_threshold": self.point_threshold,
             "expert": None if self.expert is None else self.expert.method,
+            "looks": self.looks,
             "cameras": [
                 {
                     "size_hw": camera.size_hw,
@@ -477,6 +505,7 @@ class Inspector:
                     Camera(tuple(c["size_hw"]), np.array(c["intrinsics"]), np.array(c["part_from_camera"]))
                     for c in header["cameras"]
                 ),
+                looks=tuple(header["looks"]),
                 patch_scores=arrays["patch_scores"],
                 deviation=GoodDeviation(arrays["deviation_mm"]),
                 good_scores=arrays["good_scores"],

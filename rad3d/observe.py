@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rad3d.arrays import Mask, Pose, Values
+from rad3d.arrays import Flags, Mask, Pose, Values
 from rad3d.camera import Camera
 from rad3d.deviation import ReferenceShape, gone, on_reference
 from rad3d.encoder import Encoder
@@ -70,6 +70,10 @@ class Observation:
         """(m,) signed deviation at the reference's points, NaN where nothing is known of them."""
         deviation = on_reference(shape.surface, self.surface, self.distance_mm)
         return np.where(np.isnan(self.gone_mm), deviation, -self.gone_mm)
+
+    def vanished(self, shape: ReferenceShape) -> Flags:
+        """(m,) the reference's points of which the specimen has nothing, be they gone or buried."""
+        return np.asarray(np.isnan(on_reference(shape.surface, self.surface, self.distance_mm)))
 
     @property
     def overlooked(self) -> tuple[Mask | None, ...]:

@@ -84,10 +84,13 @@ def register_surface(surface: Surface, reference: Reference, initial: Pose | Non
 
 
 def _register(query: Whole | Seen, reference: Reference, wanted: Pose) -> Registration:
+    ratio = _size_ratio(query.scan, reference)
+    if not 1 / MAX_SIZE_RATIO < ratio < MAX_SIZE_RATIO:
+        return nowhere(_wrong_size(ratio))
     found = _search(query, reference, wanted)
     result = _judge(query, reference, found, wanted)
-    if not 1 / MAX_SIZE_RATIO < _size_ratio(query.scan, reference) < SIZE_RATIO:
-        return _check_size(query.scan, reference, result)
+    if ratio >= SIZE_RATIO:
+        return result if result.trusted else _untrusted(result, f"{result.reason} {_wrong_size(ratio)}")
     if result.fitness < SURE_FITNESS:
         query = replace(query, thorough=True)
         again = _search(query, reference, wanted)
@@ -96,7 +99,7 @@ def _register(query: Whole | Seen, reference: Reference, wanted: Pose) -> Regist
             result = _judge(query, reference, found, wanted)
     if result.fitness < SURE_FITNESS and _fits_mirrored(query, reference, found):
         result = _untrusted(result, "the scan fits the part's mirror image better than the part")
-    return _check_size(query.scan, reference, result)
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +243,7 @@ def _in_words(motion: np.ndarray) -> str:
 
 
 def _untrusted(result: Registration, reason: str) -> Registration:
-    return replace(result, trusted=False, reason=reason)
+    return replace(result, trusted=False, reason=reason, rivals=())
 
 
 def _fits_mirrored(query: Whole | Seen, reference: Reference, found: _Candidates) -> bool:
@@ -267,18 +270,17 @@ def _size_ratio(scan: Target, reference: Reference) -> float:
     return own / part
 
 
-def _check_size(scan: Target, reference: Reference, result: Registration) -> Registration:
-    """Say so when a scan that does not fit would, in another unit."""
-    if result.trusted:
-        return result
-    ratio = _size_ratio(scan, reference)
+def _wrong_size(ratio: float) -> str:
+    """What to say of a scan so many times the size of the part; it may be in another unit.
+
+    >>> _wrong_size(25.3)
+    'the scan is 25.3 times the size of the part: inches and millimetres mixed up? check --unit, here and at fit'
+    """
+    said = f"the scan is {ratio:.3g} times the size of the part"
     for name, factor in (("inches", 25.4), ("metres", 1000.0), ("centimetres", 10.0)):
-        for said, measured in ((f"is it in {name}?", ratio * factor), (f"is the part in {name}?", ratio / factor)):
-            if 1 / SIZE_RATIO < measured < SIZE_RATIO:
-                return _untrusted(result, f"the scan is {ratio:.3g} times the size of the part: {said}")
-    if ratio > SIZE_RATIO:
-        return _untrusted(result, f"{result.reason} The scan is {ratio:.2f} times the size of the part")
-    return result
+        if any(1 / SIZE_RATIO < measured < SIZE_RATIO for measured in (ratio * factor, ratio / factor)):
+            return f"{said}: {name} and millimetres mixed up? check --unit, here and at fit"
+    return said
 
 
 def register_views(views: Sequence[View], reference: Reference) -> list[Registration]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rad3d.defects import measure, oriented_extent, regions
+from rad3d.defects import joined, measure, oriented_extent, regions
 from rad3d.deviation import ReferenceShape
 from rad3d.geometry import rotation_about, translation
 from rad3d.result import PointScores
@@ -67,13 +67,17 @@ def test_the_blur_of_a_strong_defect_is_no_part_of_it_and_hides_no_other():
     assert (labels == 2).sum() * 0.25 == pytest.approx(4)
 
 
-def test_two_sides_of_a_thin_wall_are_two_defects():
-    front, back = plate(z=0.3, up=1.0), plate(z=0.0, up=-1.0)
-    both = Surface(
+def two_sided(front, back):
+    return Surface(
         np.concatenate([front.points_mm, back.points_mm]),
         np.concatenate([front.normals, back.normals]),
         np.concatenate([front.areas_mm2, back.areas_mm2]),
     )
+
+
+def test_two_sides_of_a_thin_wall_are_two_defects():
+    front, back = plate(z=0.3, up=1.0), plate(z=0.0, up=-1.0)
+    both = two_sided(front, back)
     scores = np.where(np.concatenate([patch(front, 5, 5, 3, 3), patch(back, 5, 5, 3, 3)]), 9.0, 0.0)
     assert regions(both, scores, 0 * scores, 1, 4).max() == 2
 
@@ -147,3 +151,42 @@ def test_the_halo_of_a_strong_defect_is_none_but_a_weak_defect_of_shape_beside_i
     assert set(labels[far]) == {2}
     shaped = regions(surface, scores, np.where(beside, 20.0, 0.0), low=1, high=5)
     assert set(shaped[beside]) | set(shaped[far]) == {2, 3}
+
+
+def test_what_is_beside_a_defect_is_more_of_it():
+    """A scratch of 10 mm that fades in its middle, and apart from it another of the same strength."""
+    surface = plate()
+    scores = np.zeros(len(surface.points_mm))
+    scores[patch(surface, 5, 5, 10, 1)] = 2
+    for x, y in ((5, 5), (12, 5), (5, 25)):
+        scores[patch(surface, x, y, 3, 1)] = 9
+    labels = regions(surface, scores, 0 * scores, low=1, high=4)
+    assert labels.max() == 2
+    assert set(labels[patch(surface, 5, 5, 3, 1)]) == set(labels[patch(surface, 12, 5, 3, 1)]) == {1}
+    assert set(labels[patch(surface, 5, 25, 3, 1)]) == {2}
+
+
+def test_both_ends_of_a_filled_hole_are_one_defect():
+    """Two plugs on the two sides of a wall, and the wall of the hole of which nothing is left; a third is elsewhere."""
+    front, back = plate(z=4.0, up=1.0), plate(z=0.0, up=-1.0)
+    points = np.concatenate([front.points_mm, back.points_mm])
+    labels = np.zeros(len(points), np.int32)
+    for number, (surface, start, x) in enumerate(((front, 0, 10), (front, 0, 24), (back, len(front.points_mm), 10)), 1):
+        labels[start + np.flatnonzero(patch(surface, x, 10, 4, 4))] = number
+    angle, height = np.meshgrid(np.linspace(0, 2 * np.pi, 30), np.arange(0, 4.1, 0.5))
+    wall = np.stack([12 + 2 * np.cos(angle), 12 + 2 * np.sin(angle), height], axis=-1).reshape(-1, 3)
+    found = joined(labels, points, wall)
+    assert set(found[labels == 1]) == set(found[labels == 3]) == {1}
+    assert set(found[labels == 2]) == {2}
+    assert not found[labels == 0].any()
+    np.testing.assert_array_equal(joined(labels, points, wall[:0]), labels)
+    np.testing.assert_array_equal(joined(labels, points, wall[wall[:, 2] < 1]), labels, "half the wall joins nothing")
+
+
+def test_the_normal_of_a_defect_with_two_sides_is_that_of_its_peak():
+    front, back = plate(z=4.0, up=1.0), plate(z=0.0, up=-1.0)
+    both = two_sided(front, back)
+    scores = np.where(np.concatenate([patch(front, 5, 5, 3, 3), patch(back, 5, 5, 3, 3)]), 9.0, 0.0)
+    scores[len(front.points_mm) :] *= 2
+    (defect,) = measure(both, scored(scores, (scores > 0).astype(np.int32)), np.eye(4))
+    assert defect.normal == pytest.approx((0, 0, -1))

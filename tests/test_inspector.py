@@ -19,6 +19,7 @@ from rad3d.datasets.machine_elements import make_specimen
 from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.evidence import smoothing
+from rad3d.fitting import look_of, usable_together
 from rad3d.geometry import random_rotation, transform_points, translation
 from rad3d.inspector import specimen_score
 from rad3d.patches import BACKGROUND, cut, place, windows_of
@@ -226,6 +227,39 @@ def test_captured_views_and_rendered_ones_are_not_compared(inspector, good_scans
         inspector.inspect(capture)
     with pytest.raises(ScanError, match="both kinds"):
         Inspector.fit([capture, *good_scans])
+
+
+def test_of_a_scan_that_looks_unlike_the_good_ones_only_the_shape_is_compared(inspector, dented):
+    """A bare mesh or a cloud is no defect, though every patch of it looks other than a coloured mesh."""
+    assert inspector.looks == ("coloured mesh",)
+    good = make_specimen(PART, 22).scan
+    cloud = Scan("cloud", vertices_mm=good.surface.points_mm)
+    for scan, name in ((replace(good, colours=None), "mesh"), (cloud, "cloud")):
+        result = inspector.inspect(scan)
+        assert result.verdict == "pass"
+        assert f"only the shape was compared: this is a {name}, not a coloured mesh" in result.reason
+        assert np.isfinite(result.points.anomaly_score).mean() > 0.9
+    bad = inspector.inspect(replace(dented.scan, colours=None))
+    assert bad.verdict == "fail"
+    assert np.linalg.norm(np.subtract(bad.defects[0].centroid_mm, dented.instances[0].centroid_mm)) < 3.0
+    assert not bad.evidence, "its patches do not look like any good one"
+
+
+def test_colours_that_the_good_ones_lack_are_not_looked_at(inspector, dented):
+    result = replace(inspector, looks=("mesh",)).inspect(dented.scan)
+    assert "only the shape" not in result.reason
+    for view in result.views:
+        assert (view.image.max(axis=2) == view.image.min(axis=2)).all(), "grey"
+
+
+def test_copies_count_once_and_colours_only_where_all_have_them(good_scans, caplog):
+    first, second, third = good_scans[:3]
+    kept = usable_together([first, replace(first, specimen="copy"), replace(second, colours=None), third])
+    assert [scan.specimen for scan in kept] == [first.specimen, second.specimen, third.specimen]
+    assert "copy of" in caplog.text
+    assert "no colours are compared" in caplog.text
+    assert [look_of(scan) for scan in kept] == ["mesh"] * 3
+    assert usable_together(good_scans) == list(good_scans)
 
 
 def test_nothing_judged_is_no_score_and_one_side_of_a_sheet_is_half_of_it(inspector, good_scans):

@@ -149,7 +149,8 @@ def test_inches_are_named() -> None:
     small = Surface(surface.points_mm / 25.4, surface.normals, surface.areas_mm2 / 25.4**2, surface.faces)
     result = register_surface(small, reference_of("bracket"))
     assert not result.trusted
-    assert "inches" in result.reason
+    assert not result.rivals, "a tiny scan fits anywhere"
+    assert "inches and millimetres mixed up" in result.reason
 
 
 def test_two_specimens_in_one_scan_are_refused() -> None:
