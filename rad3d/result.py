@@ -262,7 +262,7 @@ class Inspection:
                 self.vertices_mm / per_unit,
                 self.faces,
                 fields={f.name: getattr(self.points, f.name) for f in fields(self.points)} | {"quality": quality},
-                colours=heat_colours(self.points.anomaly_score, self.point_threshold),
+                colours=heat_colours(self.points.anomaly_score, self.threshold),
             )
             (new / "report.json").write_text(json.dumps(self.report(), indent=1, allow_nan=False) + "\n")
             for kind in ("views", "maps") if self.views else ():

@@ -58,7 +58,7 @@ def test_glb_opens_in_metres_with_the_reports_colours(inspection, tmp_path, clou
     (shape,) = plain.geometry.values()
     np.testing.assert_allclose(shape.vertices, item.vertices_mm / 1000, atol=1e-7)
     colours = np.asarray(shape.colors if cloud else shape.visual.vertex_colors)
-    expected = heat_colours(item.points.anomaly_score, 1.0)
+    expected = heat_colours(item.points.anomaly_score, item.threshold)
     # eight bits of linear light leave up to 6 steps where it is darkest
     assert np.abs(displayed(colours[:, :3].astype(float)) - expected).max() <= 6
     assert (colours[:, 3] == 255).all()
@@ -71,7 +71,7 @@ def test_glb_is_not_bare_metal(inspection, tmp_path):
     (shape,) = trimesh.load_scene(tmp_path / "part.glb", process=False).geometry.values()
     assert shape.visual.material.metallicFactor == 0.0
     assert shape.visual.material.doubleSided
-    assert len(np.unique(shape.visual.vertex_attributes["color"], axis=0)) == 7  # both ends of the scale are dark red
+    assert len(np.unique(shape.visual.vertex_attributes["color"], axis=0)) == 8
 
 
 def test_glb_reads_back_as_a_scan(inspection, tmp_path):

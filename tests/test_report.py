@@ -353,7 +353,7 @@ def test_part_is_drawn_recoloured_and_flown_to(opened, failed, tmp_path):
     score = pixels(tab, tmp_path / "score.png")
     red = (score[..., 0] > 120) & (score[..., 1] < 60) & (score[..., 2] < 70)
     yellow = (score[..., 0] > 200) & (score[..., 1] > 180) & (score[..., 2] < 190)
-    assert red.sum() > 50  # the peaks
+    assert red.sum() > 30  # the peaks
     assert yellow.mean() > 0.03  # the normal surface
     tab.get_by_label("Signed deviation [mm]").check()
     deviation = pixels(tab, tmp_path / "deviation.png")

@@ -105,7 +105,7 @@ def _quantity(inspection: Inspection, name: str) -> Quantity:
         unit = "mm"
     finite = values[np.isfinite(values)]
     if scale == "heat":
-        threshold = inspection.point_threshold
+        threshold = inspection.threshold
         low, high = 0.0, 2 * threshold if np.isfinite(threshold) and threshold > 0 else 1.0
     elif scale == "diverging":
         # the 99.5th percentile, so that a few stray points do not turn the rest white

@@ -50,7 +50,7 @@ def write_glb(inspection: Inspection, path: str | Path) -> Path:
     from trimesh.exchange.gltf import export_glb
 
     path = Path(path)
-    colours = linear_light(heat_colours(inspection.points.anomaly_score, inspection.point_threshold))
+    colours = linear_light(heat_colours(inspection.points.anomaly_score, inspection.threshold))
     vertices = inspection.vertices_mm / MM_PER_METRE
     if inspection.faces is None:
         shape = trimesh.PointCloud(vertices, colors=colours)

@@ -45,7 +45,7 @@ def contact_sheet_figure(inspection: Inspection) -> "Figure":
         cell.set_axis_off()
     for index, view in enumerate(views):
         row, column = divmod(index, columns)
-        draw_view(view, inspection.point_threshold, (axes[row, 2 * column], axes[row, 2 * column + 1]))
+        draw_view(view, inspection.threshold, (axes[row, 2 * column], axes[row, 2 * column + 1]))
     if not views:
         axes[0, 0].text(0, 0.5, "This result holds no views.")
     figure.text(
@@ -60,7 +60,7 @@ def contact_sheet_figure(inspection: Inspection) -> "Figure":
     # parse_math: a name such as a$b$c is text, never markup
     caption = f"{inspection.specimen}\nscore {number(inspection.score)}, threshold {number(inspection.threshold)}"
     figure.text(0.01 + 1.5 / width, 1 - 0.1 / height, caption, size=9, va="top", parse_math=False)
-    _colour_bar(figure, inspection.point_threshold, (0.945, 0.15, 0.5 / width * 0.35, 0.6))
+    _colour_bar(figure, inspection.threshold, (0.945, 0.15, 0.5 / width * 0.35, 0.6))
     return figure
 
 
@@ -130,7 +130,7 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
     high = max(float(scores.max(initial=0)), *(level for level in (*levels, *good) if np.isfinite(level)), 0.0)
     high = 1.05 * high if high > 0 else 1.0
     counts, edges = np.histogram(scores, bins=60, range=(min(0.0, float(scores.min(initial=0))), high))
-    colours = heat_colours((edges[:-1] + edges[1:]) / 2, inspection.point_threshold) / 255
+    colours = heat_colours((edges[:-1] + edges[1:]) / 2, inspection.threshold) / 255
     ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours, edgecolor=INK, linewidth=0.3)
     for level, name, style in zip(levels, ("region", "defect"), (":", "-"), strict=True):
         if np.isfinite(level):

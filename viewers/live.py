@@ -431,7 +431,7 @@ class Viewer:
         self._image.visible = found is not None
         if found is not None:
             view, window = found
-            self._image.image = _pair(view, inspection.point_threshold, window)
+            self._image.image = _pair(view, inspection.threshold, window)
         compared = patch_pair(inspection, defect)
         self._compared.visible = self._patches.visible = compared is not None
         if compared is not None:
@@ -460,7 +460,7 @@ class Viewer:
         assert item.inspection is not None
         assert view.part_from_camera is not None
         assert view.intrinsics is not None
-        threshold = item.inspection.point_threshold
+        threshold = item.inspection.threshold
         part_from_scan = item.inspection.part_from_scan
         scan_from_part = np.eye(4) if part_from_scan is None else inverse(part_from_scan)
         pose = scan_from_part @ view.part_from_camera

@@ -143,7 +143,7 @@ def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, A
         seen = {
             "view": view.name,
             "image": _picture(view.image[window], 200),
-            "heat": _picture(overlay(view, inspection.point_threshold)[window], 200),
+            "heat": _picture(overlay(view, inspection.threshold)[window], 200),
         }
     compared = patch_pair(inspection, defect)
     alike: dict[str, Any] = {}
@@ -161,7 +161,7 @@ def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
     shown = []
     for index in chosen:
         view = reduced(inspection.views[index], longest)
-        heat = _picture(overlay(view, inspection.point_threshold), longest)
+        heat = _picture(overlay(view, inspection.threshold), longest)
         shown.append(
             {"name": view.name, "image": _picture(view.image, longest), "heat": heat, "peak": number(peak[index])}
         )
@@ -209,7 +209,7 @@ def _quantity(quantity: Quantity, inspection: Inspection) -> dict[str, Any]:
         "ticks": ticks,
         "labels": [number(tick) for tick in ticks],
         "colours": colour_stops(quantity.scale),
-        "marks": [{"value": inspection.point_threshold, "name": "threshold"}] if quantity.scale == "heat" else [],
+        "marks": [{"value": inspection.threshold, "name": "threshold"}] if quantity.scale == "heat" else [],
     }
 
 
