@@ -12,6 +12,7 @@ import json
 import platform
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib import metadata, resources
@@ -140,10 +141,11 @@ def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, A
     seen: dict[str, str] = {}
     if found is not None:
         view, window = found
+        cut = replace(view, image=view.image[window], score=view.score[window])
         seen = {
             "view": view.name,
-            "image": _picture(view.image[window], 200),
-            "heat": _picture(overlay(view, inspection.threshold)[window], 200),
+            "image": _picture(cut.image, 200),
+            "heat": _picture(overlay(cut, inspection.threshold), 200),
         }
     compared = patch_pair(inspection, defect)
     alike: dict[str, Any] = {}
