@@ -68,6 +68,7 @@ def fit(
 
     check_replaceable(output, MEMORY_FILES)  # before the work, not after it
     check_kept(output, ())
+    replaced = " (the memory that was there is replaced)" if (output / "memory.json").exists() else ""
     expert = None if labelled is None else learn_labels(labelled, labelled_parts, settings, sensor, tracked)
     if expert is not None and not good:
         expert.save(output)
@@ -78,7 +79,8 @@ def fit(
     inspector = Inspector.fit(scans, settings, part=part, nominal=reference, expert=expert, track=tracked)
     inspector.save(output)
     count = len(inspector.good_scores)
-    say(f"{count} good specimen{'s' if count > 1 else ''} remembered in {output}: {len(inspector.memory)} views")
+    plural = "s" if count > 1 else ""
+    say(f"{count} good specimen{plural} remembered in {output}: {len(inspector.memory)} views{replaced}")
     say(f"False rejects: {inspector.threshold[1].sentence()}")
     return PASS
 

@@ -11,10 +11,11 @@ from scipy.spatial import cKDTree
 from rad3d.arrays import Image, Indices
 from rad3d.memory import Memory
 from rad3d.observe import Observation
-from rad3d.patches import BACKGROUND, cut
+from rad3d.patches import cut
 from rad3d.result import PatchPair
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
+from rad3d.view import BACKGROUND
 
 NEAR_MM = 3.0
 """Patches placed this near a defect's surface show it."""

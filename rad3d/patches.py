@@ -10,13 +10,10 @@ from PIL import Image as PilImage
 from rad3d.arrays import Image, Mask, Pixels, ScoreMap
 from rad3d.encoder import Encoder
 from rad3d.geometry import unit
-from rad3d.view import View
+from rad3d.view import BACKGROUND, View
 
 SAMPLES_PER_PATCH = 4
 """Surface samples along each side of a patch, of which the one nearest its middle places it."""
-
-BACKGROUND = 128
-"""Grey in place of what is not the part, so that what lies behind it does not speak in its patches."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def _shows_part(view: View, window: Window) -> bool:
 def cut(view: View, window: Window, size_hw: tuple[int, int]) -> Image:
     """The window's pixels at `size_hw`; beyond the image and off the part it is grey."""
     image = view.image
-    if view.points_mm is not None:
+    if view.kind == "captured" and view.points_mm is not None:
         image = np.where(near_part(view)[..., None], image, np.uint8(BACKGROUND))
     margin = int(np.ceil(max(window.width, window.height)))
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=BACKGROUND)
@@ -113,11 +110,11 @@ def cut(view: View, window: Window, size_hw: tuple[int, int]) -> Image:
 
 
 def near_part(view: View) -> Mask:
-    """The part's pixels (H, W) with holes in its cloud filled: a missing depth is no background."""
+    """A captured part's pixels (H, W) with holes in its cloud filled: a missing depth is no background."""
     from scipy import ndimage
 
     closed = np.asarray(ndimage.binary_closing(np.pad(view.mask, 8), iterations=4))[8:-8, 8:-8]
-    return np.asarray(ndimage.binary_fill_holes(closed) if view.kind == "captured" else closed)
+    return np.asarray(ndimage.binary_fill_holes(closed))
 
 
 def patch_centres(window: Window, grid_hw: tuple[int, int], per_side: int = 1) -> Pixels:

@@ -11,6 +11,9 @@ from rad3d.camera import Camera
 from rad3d.errors import ScanError
 from rad3d.geometry import transform_directions, transform_points
 
+BACKGROUND = 128
+"""Grey of what is not the part: of rendered views, and of captured ones when they are compared."""
+
 
 @dataclass(frozen=True, eq=False)
 class View:

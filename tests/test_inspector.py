@@ -22,12 +22,12 @@ from rad3d.evidence import smoothing
 from rad3d.fitting import look_of, usable_together
 from rad3d.geometry import random_rotation, transform_points, translation
 from rad3d.inspector import specimen_score
-from rad3d.patches import BACKGROUND, cut, place, windows_of
+from rad3d.patches import cut, place, windows_of
 from rad3d.ply import read_ply, write_ply
 from rad3d.render import renderer_for
 from rad3d.scan import Surface
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
-from rad3d.view import View
+from rad3d.view import BACKGROUND, View
 
 PART = "bracket"
 SMALL = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))

@@ -13,10 +13,10 @@ from rad3d.errors import ScanError
 from rad3d.geometry import look_at, random_rotation, transform_directions, transform_points, translation, unit
 from rad3d.render import renderer_for
 from rad3d.render.raycast import RayCaster
-from rad3d.render.shading import BACKGROUND, crease_normals
+from rad3d.render.shading import crease_normals
 from rad3d.render.splat import Splatter
 from rad3d.scan import Scan, Texture
-from rad3d.view import View
+from rad3d.view import BACKGROUND, View
 
 ABOVE = np.array([0.0, 0.0, 100.0])
 DEGREE = np.pi / 180

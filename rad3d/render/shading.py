@@ -12,11 +12,10 @@ from rad3d.arrays import Colours, Faces, Indices, Mask, Pixels, Points, Pose, Sc
 from rad3d.camera import Camera
 from rad3d.geometry import face_normals_areas, transform_directions, unit
 from rad3d.scan import Scan, Texture
-from rad3d.view import View
+from rad3d.view import BACKGROUND, View
 
 CREASE = 0.5235987755982988
 """Radians between neighbouring triangles (30 degrees) from which an edge is a machined edge and stays sharp."""
-BACKGROUND = 0
 GREY = 0.75
 """Albedo of a surface without colours."""
 AMBIENT = 0.2
@@ -201,7 +200,7 @@ def view_of_mesh(mesh: ShadedMesh, camera: Camera, hits: Hits, name: str) -> Vie
     offsets = np.array([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]], np.float32)
     finer, _, _, finer_colours = look((centres[rough, None] + offsets).reshape(-1, 2), 2)
     image[rough] = BACKGROUND
-    np.add.at(image, rough[finer // 4], finer_colours / 4)
+    np.add.at(image, rough[finer // 4], (finer_colours - BACKGROUND) / 4)
     return View(
         name=name,
         kind="rendered",
