@@ -40,7 +40,8 @@ STRONGEST = 10.0
 DOUBT = 0.5
 """Weight of the assumption that a place is usual, beside the views that look at it."""
 SURE = 6.0
-"""By how much the likeliest of poses that are not the same by symmetry must lead to be believed: twenty to one."""
+"""By how much a pose must be likelier than the one a view has to be taken instead, and than all others to be believed
+where they are not the same by symmetry: twenty to one."""
 
 
 def arranged(
@@ -161,7 +162,7 @@ def _average(values: np.ndarray) -> Values:
 
 
 def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:
-    """(v,) which turn each view takes, and by how much it fits better there than anywhere else.
+    """(v,) which turn each view takes, 0 = none unless `SURE`, and by how much it fits better there than anywhere else.
 
     The view that tells most goes first, then always the one that fits best; tied ones only after all others.
 
@@ -176,12 +177,13 @@ def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tupl
     placed = [told[left.pop(0)]]
     while left:
         candidates = [view for view in left if not tied[view]] or left
-        fits = [_fit(told[view][:, places[view]], np.stack(placed)) for view in candidates]
-        best = int(np.argmax([fit.max() for fit in fits]))
-        view = candidates[best]
+        all_fits = [_fit(told[view][:, places[view]], np.stack(placed)) for view in candidates]
+        best = int(np.argmax([fits.max() for fits in all_fits]))
+        view, fits = candidates[best], all_fits[best]
         left.remove(view)
-        chosen[view] = int(fits[best].argmax())
-        leads[view] = fits[best][chosen[view]] - np.delete(fits[best], chosen[view]).max(initial=-np.inf)
+        turn = int(fits.argmax())
+        chosen[view] = turn if fits[turn] - fits[0] >= SURE else 0
+        leads[view] = fits[turn] - np.delete(fits, turn).max(initial=-np.inf)
         placed.append(told[view][:, places[view][chosen[view]]])
     return chosen, leads
 

@@ -1,0 +1,56 @@
+"""Patches that say nothing of their place are not compared."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from rad3d.camera import Camera
+from rad3d.datasets.machine_elements import make_specimen
+from rad3d.geometry import look_at
+from rad3d.patches import artefacts, encode_views
+from rad3d.render import renderer_for
+from rad3d.settings import EncoderSettings
+
+
+def norms(spread, seed=0):
+    """Of two views' tokens in three layers, 8 x 8 each."""
+    return np.exp(np.random.default_rng(seed).normal(2.0, spread, (2, 3, 8, 8)))
+
+
+def test_a_token_of_unusual_norm_in_any_layer_is_an_artefact():
+    on_part = np.ones((2, 8, 8), bool)
+    on_part[:, :2] = False
+    found = norms(0.03)
+    found[0, 1, 4, 5] *= 0.6
+    found[1, 2, 6, 6] *= 3.0
+    found[0, :, 0, 0] *= 0.1  # off the part: nobody asks
+    assert np.argwhere(artefacts(found, on_part)).tolist() == [[0, 4, 5], [1, 6, 6]]
+
+
+def test_an_encoder_whose_norms_differ_anyway_has_none():
+    on_part = np.ones((2, 8, 8), bool)
+    assert not artefacts(norms(0.2), on_part).any()
+    assert not artefacts(norms(0.2), ~on_part).any()
+
+
+def test_an_artefact_has_no_position():
+    """A stand-in for the encoder: one patch amid the part stores something else in its token."""
+    scan = make_specimen("bracket", 0).scan
+    camera = Camera.from_field_of_view((64, 64), 0.8, look_at(np.array([80.0, -100, 90]), np.zeros(3)))
+    (view,) = renderer_for(scan).render([camera])
+    patches = torch.rand(1, 2, 8, 8, 16, generator=torch.Generator().manual_seed(0)) + 1
+
+    class Encoder:
+        settings = EncoderSettings(input_hw=(64, 64))
+        patch_size, grid_hw = 8, (8, 8)
+
+        def encode(self, images):
+            return SimpleNamespace(cls=torch.ones(len(images), 2, 16), patches=patches)
+
+    plain = encode_views([view], Encoder())
+    row, column = np.argwhere(np.isfinite(plain.points_mm[0]).all(axis=-1))[6]
+    patches[0, 1, row, column] *= 0.5
+    found = encode_views([view], Encoder())
+    lost = np.isfinite(plain.points_mm).all(axis=-1) & ~np.isfinite(found.points_mm).all(axis=-1)
+    assert np.argwhere(lost).tolist() == [[0, row, column]]
