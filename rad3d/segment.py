@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import label
+from scipy.ndimage import distance_transform_edt, label
+from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, Mask, Points, Vector
+from rad3d.arrays import Flags, Indices, Mask, Points, Vector
 from rad3d.errors import RegistrationError
 from rad3d.view import View
 
@@ -20,6 +21,11 @@ BORDER_SHARE = 0.5
 """A support reaches at least this share of the edge of what was measured."""
 GAP_SHARE = 0.12
 """Surface further apart than this share of the larger piece's extent belongs to different things."""
+BORDER_LENGTH = 0.5
+"""A nearer piece hides what joins it to one beside it in the image: their common border, relative to the root of the
+smaller one's pixels, is longer than this."""
+HIDDEN_SHARE = 0.82
+"""... and they stand no further apart than this share of the larger one's extent."""
 SECOND_SHARE = 0.4
 """A second piece of at least this share of the largest is another specimen, not clutter."""
 
@@ -53,8 +59,8 @@ def foreground(view: View) -> Mask:
     above = np.ones(len(points), bool) if plane is None else plane.height_mm(points - eye) > PLANE_MM
     if not above.any():
         return np.zeros(view.size_hw, bool)
-    above[above] = _largest_piece(points[above], view.name)
     mask[mask] = above
+    mask[mask] = _largest_piece(points[above], mask, view.mask, view.name)
     return mask
 
 
@@ -123,8 +129,8 @@ def _fitted(points: Points, plane: Plane) -> Plane:
     return plane
 
 
-def _largest_piece(points: Points, name: str) -> Flags:
-    """The largest connected piece with what is near it."""
+def _largest_piece(points: Points, mask: Mask, measured: Mask, name: str) -> Flags:
+    """The largest connected piece (n,) of the points (n, 3) at the pixels of a mask, with what is near it."""
     thin = points[:: max(1, len(points) // 20_000)]
     extent = float(np.ptp(np.percentile(thin, [5, 95], axis=0), axis=0).max())
     cell = max(GAP_SHARE * extent, 1e-3)
@@ -134,12 +140,15 @@ def _largest_piece(points: Points, name: str) -> Flags:
     size = place.max(axis=0) + 1
     if np.prod(size.astype(float)) > 1e7:  # stray points far out: the cells would be countless
         kept = np.abs(points - np.median(thin, axis=0)).max(axis=1) < 5 * extent
-        result = kept.copy()
-        result[kept] = _largest_piece(points[kept], name)
+        result, mask = kept.copy(), mask.copy()
+        mask[mask] = kept
+        result[kept] = _largest_piece(points[kept], mask, measured, name)
         return np.asarray(result)
     filled = np.bincount(np.ravel_multi_index(tuple(place.T), tuple(size)), minlength=int(np.prod(size)))
     pieces, count = label((filled > 0).reshape(tuple(size)), np.ones((3, 3, 3)))
     piece = pieces[tuple(place.T)]
+    if count > 1:
+        piece = _joined_behind(piece, points, mask, measured)
     counts = np.bincount(piece, minlength=count + 1)
     order = np.argsort(-counts)
     if count > 1 and counts[order[1]] > SECOND_SHARE * counts[order[0]]:
@@ -150,3 +159,24 @@ def _largest_piece(points: Points, name: str) -> Flags:
             remedy="scan one specimen at a time",
         )
     return np.asarray(piece == order[0])
+
+
+def _joined_behind(piece: Indices, points: Points, mask: Mask, measured: Mask) -> Indices:
+    """The pieces (n,) with those as one of which the nearer hides what joins them: a wall in front of its base.
+
+    They meet in the image, at once or over pixels that were not measured.
+    """
+    image = np.zeros(mask.shape, int)
+    image[mask] = piece
+    image = image[tuple(distance_transform_edt(~measured, return_distances=False, return_indices=True))]
+    pairs = [np.stack([a.ravel(), b.ravel()]) for a, b in ((image[1:], image[:-1]), (image[:, 1:], image[:, :-1]))]
+    met = np.sort(np.concatenate(pairs, axis=1), axis=0)
+    borders, lengths = np.unique(met[:, (met[0] > 0) & (met[0] != met[1])], axis=1, return_counts=True)
+    result = piece.copy()
+    for (one, other), length in zip(borders.T, lengths, strict=True):
+        first, second = (points[piece == number] for number in (one, other))
+        if length > BORDER_LENGTH * np.sqrt(min(len(first), len(second))):
+            reach = HIDDEN_SHARE * max(float(np.ptp(some, axis=0).max()) for some in (first, second))
+            if np.isfinite(cKDTree(first).query(second[::5], distance_upper_bound=reach)[0]).any():
+                result[result == result[piece == other][0]] = result[piece == one][0]
+    return result

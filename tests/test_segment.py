@@ -50,3 +50,16 @@ def test_no_depth_no_part() -> None:
     assert view.points_mm is not None
     assert not foreground(View("a", "captured", view.image, np.full_like(view.points_mm, np.nan))).any()
     assert not foreground(View("b", "captured", view.image)).any()
+
+
+def test_a_wall_that_hides_where_it_stands_is_no_second_thing() -> None:
+    """From behind and above, the upright of a bracket hides the corner that joins it to its base."""
+    made = make_specimen("bracket", 0)
+    vertices = made.nominal.vertices_mm
+    assert made.nominal.faces is not None
+    for sign in (-1, 1):
+        pose = look_at(np.array([sign * 170.0, 20, 210]), vertices.mean(axis=0))
+        camera = Camera.from_field_of_view((256, 320), 0.5, pose)
+        view = RayCaster(vertices, made.nominal.faces).render([camera])[0].moved(inverse(pose))
+        shown = View("000", "captured", view.image, view.points_mm, view.normals, view.camera)
+        assert foreground(shown).sum() > 0.99 * shown.mask.sum()
