@@ -24,7 +24,7 @@ GAP_SHARE = 0.12
 BORDER_LENGTH = 0.5
 """A nearer piece hides what joins it to one beside it in the image: their common border, relative to the root of the
 smaller one's pixels, is longer than this."""
-HIDDEN_SHARE = 0.82
+HIDDEN_SHARE = 0.65
 """... and they stand no further apart than this share of the larger one's extent."""
 SECOND_SHARE = 0.4
 """A second piece of at least this share of the largest is another specimen, not clutter."""

@@ -57,8 +57,8 @@ def test_a_wall_that_hides_where_it_stands_is_no_second_thing() -> None:
     made = make_specimen("bracket", 0)
     vertices = made.nominal.vertices_mm
     assert made.nominal.faces is not None
-    for sign in (-1, 1):
-        pose = look_at(np.array([sign * 170.0, 20, 210]), vertices.mean(axis=0))
+    for eye in ((-120.0, 20, 260), (120.0, 20, 260)):
+        pose = look_at(np.array(eye), vertices.mean(axis=0))
         camera = Camera.from_field_of_view((256, 320), 0.5, pose)
         view = RayCaster(vertices, made.nominal.faces).render([camera])[0].moved(inverse(pose))
         shown = View("000", "captured", view.image, view.points_mm, view.normals, view.camera)
