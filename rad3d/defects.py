@@ -19,6 +19,9 @@ LINK_MM = 1.0
 PEAK_SHARE = 0.5
 """A defect ends at half its peak's score: around a strong one the blur of its appearance exceeds any threshold."""
 
+JOIN_SIZE = 3.0
+"""A vanished piece up to so many times the size of the regions that it touches is what became of them."""
+
 BLUR_MM = 3.0
 """What is anomalous this near a defect is its blur."""
 
@@ -54,6 +57,10 @@ def regions(
         _, component = connected_components(neighbours[members][:, members], directed=False)
         region = members[component == component[np.searchsorted(members, peak)]]
         top = left[peak]
+        if surface.areas_mm2[above[region]].sum() < min_area_mm2:  # then as far as it is above the threshold
+            members = np.flatnonzero(left > high)
+            _, component = connected_components(neighbours[members][:, members], directed=False)
+            region = members[component == component[np.searchsorted(members, peak)]]
         apart, nearest = cKDTree(points[region]).query(points, distance_upper_bound=2 * BLUR_MM, workers=-1)
         normal = normals[region[np.minimum(nearest, len(region) - 1)]]
         same_side = np.einsum("ni,ni->n", normals, normal) > 0
@@ -71,6 +78,8 @@ def regions(
 def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
     """Regions (n,) that the same piece of vanished surface connects, as one: both ends of a hole that was filled.
 
+    A piece much larger than the regions it touches joins nothing: it may be what the scanner missed.
+
     Args:
         labels: (n,) numbers of regions, 0 elsewhere.
         points_mm: (n, 3) of the specimen's surface.
@@ -83,9 +92,13 @@ def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
     graph = csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(vanished_mm),) * 2)
     count, piece = connected_components(graph, directed=False)
     apart, nearest = cKDTree(points_mm[rows]).query(vanished_mm, distance_upper_bound=BLUR_MM, workers=-1)
-    touching = np.isfinite(apart)
-    regions_of = labels[rows[nearest[touching]]] - 1
     numbers = int(labels.max())
+    size_of_piece = np.array([_size(vanished_mm[piece == number]) for number in range(count)])
+    size_of_region = np.array([_size(points_mm[labels == number]) for number in range(1, numbers + 1)])
+    touching = np.flatnonzero(np.isfinite(apart))
+    regions_of = labels[rows[nearest[touching]]] - 1
+    fits = size_of_piece[piece[touching]] <= JOIN_SIZE * (size_of_region[regions_of] + LINK_MM)
+    touching, regions_of = touching[fits], regions_of[fits]
     ends = np.stack([regions_of, numbers + piece[touching]])
     graph = csr_matrix((np.ones(ends.shape[1], bool), ends), shape=(numbers + count,) * 2)
     _, of_region = connected_components(graph, directed=False)
@@ -93,6 +106,11 @@ def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
     order = np.unique(first, return_index=True)[1]  # the strongest of each keeps its place in the order
     new = np.argsort(np.argsort(order))[first] + 1
     return np.where(labels > 0, new[np.maximum(labels, 1) - 1], 0).astype(np.int32)
+
+
+def _size(points_mm: Points) -> float:
+    """Diagonal of the box around points."""
+    return float(np.linalg.norm(np.ptp(points_mm, axis=0)))
 
 
 def _neighbours(surface: Surface, rows: Indices) -> csr_matrix:

@@ -25,6 +25,8 @@ MIN_FACING = 0.35
 """Cosine of incidence below which a small error of the pose lets a camera look past a surface."""
 MIN_PIXELS = 5
 
+BLOCK = 1 << 17
+"""Points measured at once: each takes some 4 kB."""
 CANDIDATE_FACES = 8
 """Triangles tried per point: those with the nearest centroids, beside the largest at the nearest vertex."""
 
@@ -68,6 +70,10 @@ class ReferenceShape:
 
     def signed_distance(self, points_mm: Points) -> Values:
         """(n,) mm from the reference to each point: to the triangle nearest it, or along the normal of a cloud's."""
+        blocks = (points_mm[start : start + BLOCK] for start in range(0, len(points_mm), BLOCK))
+        return np.concatenate([np.empty(0), *(self._signed_distance(block) for block in blocks)])
+
+    def _signed_distance(self, points_mm: Points) -> Values:
         if self.surface.faces is None:
             _, nearest = self.tree.query(points_mm, k=min(CANDIDATE_FACES, len(self.surface.points_mm)), workers=-1)
             offset = points_mm[:, None] - self.surface.points_mm[nearest].reshape(len(points_mm), -1, 3)

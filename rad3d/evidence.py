@@ -144,11 +144,12 @@ def gather(
     seen = back_project(observation.views, observation.patches, grids, observation.surface, settings.fusion)
     appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)
     raw = fuse(seen[1], "mean").score
-    deviation, geometry = _geometry(observation, remembered, good)
+    unjudged = _unjudged(observation.surface, remembered.shape, settings.verdict)
+    deviation, geometry, told = _geometry(observation, remembered, settings.verdict, good)
     # surface that no view shows is never good, but where its shape alone is anomalous that is told
     unseen = np.where(geometry > ANOMALOUS, geometry, np.nan)
     score = np.where(np.isfinite(appearance.score), np.maximum(appearance.score, 0) + geometry, unseen)
-    score = np.where(_unjudged(observation.surface, remembered.shape, settings.verdict), np.nan, score)
+    score = np.where(unjudged & ~told, np.nan, score)
     smooth = smoothing(observation.surface, np.isfinite(score))
     return Evidence(
         score=smooth(score).astype(np.float32),
@@ -182,22 +183,30 @@ def _grid(observation: Observation, query: PlacedPatches, values: Values) -> Sco
     return grid
 
 
-def _geometry(observation: Observation, remembered: Remembered, good: int | None) -> tuple[Values, Values]:
-    """Signed deviation from the good mean (n,) in mm, and its size in standard deviations."""
+def _geometry(
+    observation: Observation, remembered: Remembered, verdict: VerdictSettings, good: int | None
+) -> tuple[Values, Values, Flags]:
+    """Signed deviation from the good mean (n,) in mm, its size in standard deviations, and where it tells what is gone.
+
+    What is gone from zones that are not judged is not told, and what is gone beside them is told within them too.
+    """
     surface, shape = observation.surface, remembered.shape
     usual, spread = remembered.usual_shape(good)
     _, nearest = shape.tree.query(surface.points_mm, workers=-1)
     deviation = observation.distance_mm - usual[nearest]
     geometry = np.abs(deviation) / spread[nearest]
     # what is missing has no surface of its own: it is told where the surface that there is comes nearest
-    rows = np.flatnonzero(np.isfinite(observation.gone_mm) & remembered.deviation.known(without=good))
+    judged = ~_unjudged(shape.surface, shape, verdict)
+    rows = np.flatnonzero(np.isfinite(observation.gone_mm) & remembered.deviation.known(without=good) & judged)
     rows = rows[np.argsort(observation.gone_mm[rows])]  # of several at one point the last one stays, the furthest
     missing = -observation.gone_mm[rows] - usual[rows]
     _, at = surface.tree.query(shape.surface.points_mm[rows], workers=-1)
     worse = np.abs(missing) / spread[rows] > geometry[at]
     at, missing, rows = at[worse], missing[worse], rows[worse]
     deviation[at], geometry[at] = missing, np.abs(missing) / spread[rows]
-    return deviation, geometry
+    told = np.zeros(len(deviation), bool)
+    told[at] = True
+    return deviation, geometry, told
 
 
 def smoothing(surface: Surface, known: Flags) -> Callable[[Values], Values]:

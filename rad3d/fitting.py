@@ -80,9 +80,11 @@ def usable_together(scans: Sequence[Scan]) -> list[Scan]:
     """The scans without copies of one another, which would tell nothing of how specimens vary; all coloured or none."""
     first: dict[str, Scan] = {}
     for scan in scans:
-        digest = hashlib.sha256(np.ascontiguousarray(scan.vertices_mm).tobytes())
-        for view in scan.views:
-            digest.update(view.image.tobytes())
+        textures = () if scan.texture is None else scan.texture.images
+        arrays = (scan.vertices_mm, scan.faces, scan.colours, *textures, *(view.image for view in scan.views))
+        digest = hashlib.sha256()
+        for array in arrays:
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         known = first.setdefault(digest.hexdigest(), scan)
         if known is not scan:
             logger.warning("%s is a copy of %s and was left out", scan.source or scan.specimen, known.specimen)
@@ -156,6 +158,13 @@ def seen_twice(scan: Scan, cameras: Sequence[Camera], shape: ReferenceShape) -> 
     """
     logger.warning("one good specimen: how much good ones vary is not known, so thresholds are guesses")
     second = f"{scan.specimen} (seen again)"
+    if len(scan.views) == 1:
+        raise ScanError(
+            scan.source or scan.specimen,
+            expected="several good specimens, or several views of the only one",
+            got="a single view",
+            remedy="capture more views or more good specimens",
+        )
     if scan.views:
         halves = scan.views[::2], scan.views[1::2]
         return [(replace(scan, specimen=n, views=v), ()) for n, v in zip((scan.specimen, second), halves, strict=True)]

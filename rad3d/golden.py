@@ -9,10 +9,11 @@ import numpy as np
 from rad3d.arrays import Pose
 from rad3d.assemble import assemble, undisputed
 from rad3d.errors import RegistrationError
-from rad3d.observe import camera_of, has_poses, placed, register
+from rad3d.observe import camera_of, has_poses, register, usable
 from rad3d.reference import Reference, build_reference
 from rad3d.scan import Scan, Surface, merged_surface
 from rad3d.symmetry import Symmetries
+from rad3d.view import View
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +73,16 @@ def _symmetries(reference: Reference, scan: Scan) -> Symmetries:
 
 
 def _surface(posed: Sequence[Scan]) -> Surface:
-    return merged_surface(
-        [placed(view, np.eye(4)) for scan in posed for view in scan.views if view.points_mm is not None]
-    )
+    views = [usable(view) for scan in posed for view in scan.views]
+    shown = [view for view in views if isinstance(view, View)]
+    if not shown:
+        raise RegistrationError(
+            posed[0].source or posed[0].specimen,
+            expected="views that show the specimen",
+            got="; ".join(sorted({str(reason) for reason in views})),
+            remedy="capture it alone, with depth",
+        )
+    return merged_surface(shown)
 
 
 def _moved(scan: Scan, poses: Sequence[Pose | None]) -> Scan:

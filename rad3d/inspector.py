@@ -30,7 +30,7 @@ from rad3d.camera import Camera
 from rad3d.defects import deep_enough, joined, measure, regions
 from rad3d.deviation import REACH_MM, GoodDeviation, ReferenceShape, sided
 from rad3d.encoder import Encoder
-from rad3d.errors import MemoryFormatError, RegistrationError, ScanError
+from rad3d.errors import MemoryFormatError, RegistrationError, ScanError, SettingsError
 from rad3d.evidence import Evidence, Remembered, gather, judge_patches
 from rad3d.expert import Expert
 from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
@@ -166,6 +166,7 @@ class Inspector:
         Raises:
             ScanError: no scan, two of one name, captures among others, or nothing of the surface can be seen.
             RegistrationError: a good specimen does not fit the reference.
+            SettingsError: zones by colour and a reference without colours.
         """
         settings = settings or Settings()
         check_names(scans)
@@ -173,6 +174,13 @@ class Inspector:
         encoder = Encoder.load(settings.encoder) if expert is None else expert.encoder
         settings = replace(settings, encoder=encoder.settings)
         surface, symmetries, scans = reference_surface(scans, nominal)
+        if settings.verdict.unjudged_colour is not None and surface.colours is None:
+            raise SettingsError(
+                "verdict.unjudged_colour",
+                expected="a nominal, or else a first good scan, with vertex colours",
+                got="a reference without",
+                remedy="colour the vertices of the nominal, or name boxes with verdict.unjudged_boxes_mm",
+            )
         shape = ReferenceShape(surface)
         reference = build_reference(shape.surface, symmetries)
         cameras, inspectable = look_from(nominal or scans[0], settings, encoder) if not scans[0].views else ((), None)
@@ -195,7 +203,9 @@ class Inspector:
             expert=expert,
             track=track,
         )
-        return replace(fitted, good_scores=fitted.good_scores[: len(scans)])  # a single one was seen twice
+        fitted = replace(fitted, good_scores=fitted.good_scores[: len(scans)])  # a single one was seen twice
+        _ = fitted.threshold  # says now when there is none
+        return fitted
 
     @staticmethod
     def of(
@@ -294,7 +304,8 @@ class Inspector:
         with clock("defects"):
             threshold, judgements, surface = self.threshold[0], active(self.log), observation.surface
             score = respected(evidence.score, surface.points_mm, surface.normals, judgements, threshold)
-            evidence = replace(evidence, score=score)
+            eased = np.divide(score, evidence.score, out=np.ones_like(score), where=evidence.score > 0)
+            evidence = replace(evidence, score=score, geometry=evidence.geometry * eased)
             labels = regions(
                 observation.surface,
                 evidence.score,

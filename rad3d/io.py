@@ -269,7 +269,7 @@ def _walk(folder: Path, sensor: str | None) -> list[Path]:
         return [folder]
     found: list[Path] = []
     for item in sorted(folder.iterdir()):
-        if item.name.startswith("."):
+        if item.name.startswith(".") or (item / "report.json").is_file():  # a result is no scan
             continue
         if item.is_dir():
             found += _walk(item, sensor)

@@ -147,7 +147,7 @@ def observed(
     whole = [
         replace(view, camera=camera_of(view)).moved(registration.part_from_scan)
         for view, registration in zip(scan.views, registrations, strict=bool(scan.views))
-        if registration.trusted
+        if registration.trusted and not registration.rivals
     ]
     return Observation(
         scan=scan,
@@ -191,7 +191,7 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         whole = register_surface(scan.surface, reference)
         found = (whole,)
     elif has_poses(scan):
-        usable = [_usable(view) for view in scan.views]
+        usable = [usable(view) for view in scan.views]
         whole = register_surface(merged_surface([view for view in usable if isinstance(view, View)]), reference)
         found = tuple(whole if isinstance(view, View) else nowhere(view) for view in usable)
     else:
@@ -231,7 +231,7 @@ def _check_noise(scan: Scan) -> None:
         )
 
 
-def _usable(view: View) -> View | str:
+def usable(view: View) -> View | str:
     """The view without its background, or why it shows nothing of the specimen."""
     try:
         return placed(view, np.eye(4))

@@ -157,13 +157,24 @@ class Scan:
     @cached_property
     def _welded(self) -> tuple[Surface, Indices]:
         """The surface, and for every vertex of the file the surface point that stands for it."""
+        if self.kind == "captured":
+            raise ScanError(
+                self.source or self.specimen,
+                expected="a mesh or a cloud",
+                got="captured views",
+                remedy="give a scan or CAD file in place of the folder",
+            )
         if self.kind == "mesh":
             return _mesh_surface(self)
         return _cloud_surface(self), np.arange(len(self.vertices_mm))
 
     @property
     def surface(self) -> Surface:
-        """The surface to judge; for captured views only after they were merged (`Scan.merged`)."""
+        """The surface to judge, of a mesh or cloud; that of captured views comes from `merged_surface`.
+
+        Raises:
+            ScanError: the scan is captured views.
+        """
         return self._welded[0]
 
     @property
@@ -196,6 +207,11 @@ def _mesh_surface(scan: Scan) -> tuple[Surface, Indices]:
         )
     total = float(areas.sum())
     edge_mm = max(MAX_EDGE_MM, 2 * np.sqrt(total / MAX_SURFACE_POINTS))
+    used, faces = np.unique(faces, return_inverse=True)
+    faces = faces.reshape(-1, 3)
+    if len(used) < len(points):  # a vertex of no triangle is no surface: the nearest that is one stands for it
+        surface_from_vertex = cKDTree(points[used]).query(points, workers=-1)[1][surface_from_vertex]
+        points, colours = points[used], None if colours is None else colours[used]
     points, faces, colours = _refine(points, faces, colours, edge_mm)
     normals, areas = face_normals_areas(points, faces)
     point_normals, point_areas = np.zeros_like(points), np.zeros(len(points))
@@ -312,9 +328,9 @@ def _cloud_surface(scan: Scan) -> Surface:
     distance, index = distance.reshape(len(points), -1), index.reshape(len(points), -1)
     # the disc out to the furthest of k - 1 others holds k - 1 points on average, wherever points fall at random
     areas = np.pi * distance[:, -1] ** 2 / max(neighbours - 1, 1)
-    if scan.normals is not None:
+    if scan.normals is not None and np.isfinite(scan.normals).all() and np.any(scan.normals, axis=1).all():
         normals = unit(scan.normals)
-    else:
+    else:  # PCL writes NaN where it could not tell
         normals = outwards(points, estimate_normals(points, index), float(np.sqrt(np.median(areas))))
     return Surface(points, normals, areas, None, scan.colours)
 

@@ -190,3 +190,23 @@ def test_the_normal_of_a_defect_with_two_sides_is_that_of_its_peak():
     scores[len(front.points_mm) :] *= 2
     (defect,) = measure(both, scored(scores, (scores > 0).astype(np.int32)), np.eye(4))
     assert defect.normal == pytest.approx((0, 0, -1))
+
+
+def test_a_small_peak_does_not_hide_the_large_defect_that_it_belongs_to():
+    surface = plate()
+    distance = np.linalg.norm(surface.points_mm[:, :2] - (15, 15), axis=1)
+    scores = np.where(distance < 2.5, 40.0, 0.0)
+    scores[distance < 0.9] = 100.0
+    labels = regions(surface, scores, 0 * scores, low=5, high=10, min_area_mm2=5.0)
+    assert labels.max() == 1
+    assert (labels > 0).sum() * 0.25 == pytest.approx(np.pi * 2.5**2, rel=0.1)
+    assert not regions(surface, np.where(distance < 0.9, 100.0, 0.0), 0 * scores, 5, 10, min_area_mm2=5.0).any()
+
+
+def test_what_a_scanner_missed_joins_no_defects():
+    """The whole underside was not scanned; at two opposite edges of it lie two small defects."""
+    top = plate()
+    labels = np.zeros(len(top.points_mm), np.int32)
+    labels[patch(top, 0, 14, 2, 2)], labels[patch(top, 28, 14, 2, 2)] = 1, 2
+    underside = top.points_mm * (1, 1, 0) - (0, 0, 1.5)
+    np.testing.assert_array_equal(joined(labels, top.points_mm, underside), labels)

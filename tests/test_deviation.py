@@ -14,7 +14,7 @@ from rad3d.evidence import Remembered, _geometry
 from rad3d.geometry import look_at
 from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface, merged_surface
-from rad3d.settings import EncoderSettings, Settings, ViewSettings
+from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
 
 TAB_MM = 8.0
 
@@ -145,10 +145,11 @@ def test_what_is_missing_is_told_at_the_surface_that_is_left(reference):
         gone_mm=gone(reference, specimen, ()),
     )
 
-    def geometry(deviation):
-        return _geometry(observation, Remembered(None, None, 0.0, shape, deviation, 0.05), None)
+    def geometry(deviation, verdict=VerdictSettings()):  # noqa: B008
+        return _geometry(observation, Remembered(None, None, 0.0, shape, deviation, 0.05), verdict, None)
 
-    deviation, score = geometry(good)
+    deviation, score, told = geometry(good)
+    assert specimen.points_mm[told][:, 0].min() > 14.9
     at_root = specimen.points_mm[:, 0] > 14.9
     assert deviation.min() == pytest.approx(-TAB_MM, abs=0.1)
     assert score.max() == pytest.approx(TAB_MM / 0.05, rel=0.02)
@@ -158,6 +159,11 @@ def test_what_is_missing_is_told_at_the_surface_that_is_left(reference):
     assert geometry(usual)[1].max() < geometry(good)[1].max() / 10
     unknown = GoodDeviation(np.where(np.isfinite(observation.gone_mm), np.nan, 0)[None].repeat(2, axis=0))
     assert np.abs(geometry(unknown)[0]).max() < 2
+    # nobody asks for the tab itself; of its root alone it would still be told that the rest is gone
+    whole = VerdictSettings(unjudged_boxes_mm=((14.0, -50, -50, 50, 50, 50),))
+    assert not geometry(good, whole)[2].any()
+    root = VerdictSettings(unjudged_boxes_mm=((14.0, -50, -50, 15.5, 50, 50),))
+    assert geometry(good, root)[2].any()
 
 
 def test_a_part_that_lost_what_tells_its_poses_apart_fails():

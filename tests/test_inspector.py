@@ -254,6 +254,8 @@ def test_colours_that_the_good_ones_lack_are_not_looked_at(inspector, dented):
 
 def test_copies_count_once_and_colours_only_where_all_have_them(good_scans, caplog):
     first, second, third = good_scans[:3]
+    repainted = replace(first, specimen="repainted", colours=255 - first.colours)
+    assert len(usable_together([first, repainted])) == 2, "another colour is another specimen"
     kept = usable_together([first, replace(first, specimen="copy"), replace(second, colours=None), third])
     assert [scan.specimen for scan in kept] == [first.specimen, second.specimen, third.specimen]
     assert "copy of" in caplog.text

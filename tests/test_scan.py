@@ -101,7 +101,36 @@ def test_degenerate_triangles_are_counted_and_left_out():
     assert refined.is_watertight
     np.testing.assert_allclose(scan.surface.areas_mm2.sum(), BOX.area)
     assert face_normals_areas(scan.surface.points_mm, scan.surface.faces)[1].min() > 0
-    np.testing.assert_allclose(scan.surface.points_mm[scan.surface_from_vertex], vertices, atol=1e-9)
+    stands_for = scan.surface.points_mm[scan.surface_from_vertex]
+    np.testing.assert_allclose(stands_for[:-1], BOX.vertices, atol=1e-9)
+    assert np.linalg.norm(stands_for[-1] - vertices[-1]) == pytest.approx(
+        np.linalg.norm(BOX.vertices - vertices[-1], axis=1).min()
+    )
+
+
+def test_a_vertex_of_no_triangle_is_no_surface():
+    """MeshLab leaves them behind; far from the part one would shrink it in every view."""
+    vertices = np.concatenate([[[500.0, 0, 0]], BOX.vertices])
+    scan = Scan("s", vertices_mm=vertices, faces=BOX.faces + 1)
+    plain = Scan("s", vertices_mm=np.array(BOX.vertices), faces=np.array(BOX.faces))
+    assert len(scan.surface.points_mm) == len(plain.surface.points_mm)
+    assert np.ptp(scan.surface.points_mm, axis=0).max() < 100
+    assert (scan.surface.areas_mm2 > 0).all()
+    assert len(scan.surface_from_vertex) == len(vertices)
+
+
+def test_captured_views_have_no_surface_of_their_own():
+    view = View("v", "captured", np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(ScanError, match="expected a mesh or a cloud, got captured views"):
+        _ = Scan("c", views=(view,)).surface
+
+
+def test_normals_that_a_cloud_lacks_are_estimated():
+    points = np.array(trimesh.creation.icosphere(3, 10.0).vertices)
+    normals = points / 10.0
+    normals[5], normals[9] = np.nan, 0.0
+    surface = Scan("c", vertices_mm=points, normals=normals).surface
+    np.testing.assert_allclose(np.linalg.norm(surface.normals, axis=1), 1.0)
 
 
 def test_a_mesh_of_degenerate_triangles_only_is_refused():
