@@ -44,12 +44,12 @@ def visible(view: View, surface: Surface, settings: FusionSettings) -> tuple[Fla
     count = len(surface.points_mm)
     if view.camera is None or view.points_mm is None:
         return np.zeros(count, bool), np.full((count, 2), np.nan), np.zeros(count)
-    pixels, depth = view.camera.project(surface.points_mm)
+    pixels, _ = view.camera.project(surface.points_mm)
+    row, column, depth, inside = view.camera.pixels_of(surface.points_mm)
     towards = unit(view.camera.centre_mm - surface.points_mm)
     cosine = np.einsum("ij,ij->i", towards, surface.normals)
     height, width = view.size_hw
-    column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (cosine >= np.cos(settings.max_incidence))
+    inside &= cosine >= np.cos(settings.max_incidence)
     own_depth = np.linalg.norm(view.points_mm - view.camera.centre_mm.astype(np.float32), axis=-1)
     candidates = np.flatnonzero(inside)
     distance = np.linalg.norm(surface.points_mm[candidates] - view.camera.centre_mm, axis=1)
@@ -93,10 +93,8 @@ def completed(view: View, surface: Surface, overlooked: Mask | None, settings: F
     if view.camera is None or view.points_mm is None or overlooked is None or not view.mask.any():
         return view
     facing = np.einsum("ij,ij->i", unit(view.camera.centre_mm - surface.points_mm), surface.normals)
-    pixels, depth = view.camera.project(surface.points_mm)
-    column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
-    height, width = view.size_hw
-    rows = np.flatnonzero((column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > 0))
+    row, column, depth, inside = view.camera.pixels_of(surface.points_mm)
+    rows = np.flatnonzero(inside)
     rows = rows[np.argsort(-depth[rows])]  # of several at one pixel the last one stays, the nearest
     front = np.full(view.size_hw, np.inf)
     front[row[rows], column[rows]] = depth[rows]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rad3d.arrays import Matrix3, Pixels, PointMap, Points, Pose, ScoreMap, Values, Vector
+from rad3d.arrays import Flags, Indices, Matrix3, Pixels, PointMap, Points, Pose, ScoreMap, Values, Vector
 from rad3d.errors import SettingsError
 from rad3d.geometry import inverse, transform_directions, transform_points
 
@@ -72,6 +72,14 @@ class Camera:
             homogeneous = in_camera @ self.intrinsics.T.astype(in_camera.dtype)
             pixels = np.where(depth[:, None] > 0, homogeneous[:, :2] / homogeneous[:, 2:], np.nan)
         return pixels, depth
+
+    def pixels_of(self, points_mm: Points) -> tuple[Indices, Indices, Values, Flags]:
+        """Rows, columns and depth_mm (n,) at which points of the part frame (n, 3) appear, and whether in the image."""
+        pixels, depth = self.project(points_mm)
+        column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
+        height, width = self.size_hw
+        inside = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        return row, column, depth, inside
 
     def ray_directions(self) -> PointMap:
         """Rays through all pixel centres (h, w, 3) in the part frame, scaled to depth 1 (not unit length)."""

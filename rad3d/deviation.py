@@ -168,10 +168,9 @@ def looks_through(view: View, points_mm: Points, normals: Points) -> Flags:
     if view.camera is None or view.points_mm is None:
         return np.zeros(len(points_mm), bool)
     camera_from_part = inverse(view.camera.part_from_camera)
-    pixels, depth = view.camera.project(points_mm)
-    column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
+    row, column, depth, inside = view.camera.pixels_of(points_mm)
     height, width = view.size_hw
-    inside = (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1) & (depth > 0)
+    inside &= (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1)
     facing = np.einsum("ni,ni->n", unit(view.camera.centre_mm - points_mm), normals) > MIN_FACING
     rows = np.flatnonzero(inside & facing)
     seen_z = transform_points(camera_from_part, view.points_mm)[..., 2]

@@ -25,13 +25,10 @@ from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
 from rad3d.symmetry import Symmetries
-from rad3d.viewpoints import choose_viewpoints
+from rad3d.viewpoints import INSPECTABLE_INCIDENCE, choose_viewpoints
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-INSPECTABLE_COSINE = 0.5
-"""Surface counts as inspectable when it can be seen at an incidence of at most 60 degrees."""
 
 
 class Track(Protocol):
@@ -131,7 +128,7 @@ def seen_by(observations: Sequence[Observation], surface: Surface, settings: Set
     for observation in observations:
         for view in observation.views:
             flags, _, cosine = visible(view, surface, settings.fusion)
-            seen |= flags & (cosine >= INSPECTABLE_COSINE)
+            seen |= flags & (cosine >= np.cos(INSPECTABLE_INCIDENCE))
     return seen
 
 
