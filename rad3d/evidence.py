@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, ScoreMap, Values
+from rad3d.arrays import Flags, Indices, ScoreMap, Values
 from rad3d.backproject import back_project
 from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.fusion import fuse
@@ -121,7 +121,27 @@ def judge_patches(
         usual, spread = usual_scores(query, remembered.patches, remembered.chances, others)
         floor = 0.5 * float(np.std(remembered.chances))
         unusual += LABELLED_WEIGHT * (chances[tuple(query.position.T)] - usual) / (spread + floor)
-    return PatchScores(_grid(observation, query, raw), _grid(observation, query, unusual))
+    return PatchScores(
+        _grid(observation, query, raw), levelled(_grid(observation, query, unusual), observation.patches.view_index)
+    )
+
+
+def levelled(unusual: ScoreMap, view_index: Indices) -> ScoreMap:
+    """Scores (n, h, w) of patches less what most of their view is more than usual: that is light, no defect.
+
+    No more than `ANOMALOUS` is taken away: a part of another colour stays anomalous.
+
+    >>> levelled(np.array([[[2.0, 2.0, 9.0]], [[-1.0, 0.0, np.nan]]]), np.array([0, 1]))
+    array([[[ 0.,  0.,  7.]],
+    <BLANKLINE>
+           [[-1.,  0., nan]]])
+    """
+    result = unusual.copy()
+    for view in np.unique(view_index):
+        rows = view_index == view
+        if np.isfinite(unusual[rows]).any():
+            result[rows] -= np.clip(np.nanmedian(unusual[rows]), 0, ANOMALOUS)
+    return result
 
 
 def gather(
