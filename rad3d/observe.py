@@ -191,9 +191,9 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         whole = register_surface(scan.surface, reference)
         found = (whole,)
     elif has_poses(scan):
-        usable = [usable(view) for view in scan.views]
-        whole = register_surface(merged_surface([view for view in usable if isinstance(view, View)]), reference)
-        found = tuple(whole if isinstance(view, View) else nowhere(view) for view in usable)
+        shown = [usable(view) for view in scan.views]
+        whole = register_surface(merged_surface([view for view in shown if isinstance(view, View)]), reference)
+        found = tuple(whole if isinstance(view, View) else nowhere(view) for view in shown)
     else:
         found = tuple(register_views(scan.views, reference))
     if any(registration.trusted for registration in found):
