@@ -226,5 +226,5 @@ def test_the_readmes_commands_and_code_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(rad3d.Inspector, "fit", lambda good: rad3d.Inspector.load("memory") if len(good) == 2 else None)
     names: dict[str, object] = {}
     exec(code, names)
-    assert names["result"].verdict == "fail"
-    assert rad3d.load_result("out/part").defects
+    assert names["result"].verdict == "pass", "its only defect was judged good by the feedback above"
+    assert "judged by feedback" in rad3d.load_result("out/part").reason
