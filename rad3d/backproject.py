@@ -7,7 +7,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, Mask, ScoreMap
+from rad3d.arrays import Flags, Mask, ScoreMap, Values
 from rad3d.geometry import unit
 from rad3d.patches import Patches, mm_per_pixel, near_part, sample_scores
 from rad3d.scan import Surface
@@ -44,8 +44,8 @@ def visible(view: View, surface: Surface, settings: FusionSettings) -> tuple[Fla
     count = len(surface.points_mm)
     if view.camera is None or view.points_mm is None:
         return np.zeros(count, bool), np.full((count, 2), np.nan), np.zeros(count)
-    pixels, _ = view.camera.project(surface.points_mm)
-    row, column, depth, inside = view.camera.pixels_of(surface.points_mm)
+    pixels, depth = view.camera.project(surface.points_mm)
+    row, column, inside = view.camera.in_image(pixels)
     towards = unit(view.camera.centre_mm - surface.points_mm)
     cosine = np.einsum("ij,ij->i", towards, surface.normals)
     height, width = view.size_hw
@@ -54,8 +54,7 @@ def visible(view: View, surface: Surface, settings: FusionSettings) -> tuple[Fla
     candidates = np.flatnonzero(inside)
     distance = np.linalg.norm(surface.points_mm[candidates] - view.camera.centre_mm, axis=1)
     pixel_mm = depth[candidates] / view.camera.intrinsics[0, 0]
-    slope = np.sqrt(1 - np.minimum(cosine[candidates] ** 2, 1)) / np.maximum(cosine[candidates], 1e-3)
-    tolerance = settings.depth_tolerance_mm + pixel_mm * slope
+    tolerance = settings.depth_tolerance_mm + pixel_mm * _slope(cosine[candidates])
     agrees = np.zeros(len(candidates), bool)
     for dy, dx in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)):
         y = np.clip(row[candidates] + dy, 0, height - 1)
@@ -65,6 +64,11 @@ def visible(view: View, surface: Surface, settings: FusionSettings) -> tuple[Fla
     seen = np.zeros(count, bool)
     seen[candidates[agrees]] = True
     return seen, pixels, np.where(seen, cosine, 0.0)
+
+
+def _slope(cosine: Values) -> Values:
+    """How far surface at such incidence recedes along the line of sight per distance across it."""
+    return np.asarray(np.sqrt(1 - np.minimum(cosine**2, 1)) / np.maximum(cosine, 1e-3))
 
 
 def back_project(
@@ -93,7 +97,8 @@ def completed(view: View, surface: Surface, overlooked: Mask | None, settings: F
     if view.camera is None or view.points_mm is None or overlooked is None or not view.mask.any():
         return view
     facing = np.einsum("ij,ij->i", unit(view.camera.centre_mm - surface.points_mm), surface.normals)
-    row, column, depth, inside = view.camera.pixels_of(surface.points_mm)
+    pixels, depth = view.camera.project(surface.points_mm)
+    row, column, inside = view.camera.in_image(pixels)
     rows = np.flatnonzero(inside)
     rows = rows[np.argsort(-depth[rows])]  # of several at one pixel the last one stays, the nearest
     front = np.full(view.size_hw, np.inf)
@@ -101,8 +106,7 @@ def completed(view: View, surface: Surface, overlooked: Mask | None, settings: F
     front = minimum_filter(front, size=HIDING_PIXELS)
     rows = rows[overlooked[row[rows], column[rows]] & (facing[rows] >= np.cos(settings.max_incidence))]
     pixel_mm = depth[rows] / view.camera.intrinsics[0, 0]
-    slope = np.sqrt(1 - np.minimum(facing[rows] ** 2, 1)) / np.maximum(facing[rows], 1e-3)
-    tolerance = settings.depth_tolerance_mm + pixel_mm * slope * HIDING_PIXELS / 2
+    tolerance = settings.depth_tolerance_mm + pixel_mm * _slope(facing[rows]) * HIDING_PIXELS / 2
     rows = rows[depth[rows] <= front[row[rows], column[rows]] + tolerance]
     points = view.points_mm.copy()
     points[row[rows], column[rows]] = surface.points_mm[rows]

@@ -73,13 +73,11 @@ class Camera:
             pixels = np.where(depth[:, None] > 0, homogeneous[:, :2] / homogeneous[:, 2:], np.nan)
         return pixels, depth
 
-    def pixels_of(self, points_mm: Points) -> tuple[Indices, Indices, Values, Flags]:
-        """Rows, columns and depth_mm (n,) at which points of the part frame (n, 3) appear, and whether in the image."""
-        pixels, depth = self.project(points_mm)
-        column, row = np.floor(np.nan_to_num(pixels, nan=-1.0)).astype(int).T
+    def in_image(self, pixels_xy: Pixels) -> tuple[Indices, Indices, Flags]:
+        """Rows and columns (n,) of positions that `project` gave (n, 2), and whether they are in the image."""
+        column, row = np.floor(np.nan_to_num(pixels_xy, nan=-1.0)).astype(int).T
         height, width = self.size_hw
-        inside = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        return row, column, depth, inside
+        return row, column, (column >= 0) & (column < width) & (row >= 0) & (row < height)
 
     def ray_directions(self) -> PointMap:
         """Rays through all pixel centres (h, w, 3) in the part frame, scaled to depth 1 (not unit length)."""

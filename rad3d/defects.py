@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Indices, Points, Pose, Values
+from rad3d.arrays import Flags, Indices, Points, Pose, Values
 from rad3d.deviation import ReferenceShape
 from rad3d.geometry import transform_directions, transform_points, unit
 from rad3d.result import Defect, PointScores
@@ -53,14 +53,11 @@ def regions(
     number = 0
     while left.max() > high:
         peak = int(left.argmax())
-        members = np.flatnonzero((left > max(low, PEAK_SHARE * left[peak])) | (shaped & np.isfinite(left)))
-        _, component = connected_components(neighbours[members][:, members], directed=False)
-        region = members[component == component[np.searchsorted(members, peak)]]
+        strong = left > max(low, PEAK_SHARE * left[peak])
+        region = _connected(neighbours, strong | (shaped & np.isfinite(left)), peak)
         top = left[peak]
         if surface.areas_mm2[above[region]].sum() < min_area_mm2:  # then as far as it is above the threshold
-            members = np.flatnonzero(left > high)
-            _, component = connected_components(neighbours[members][:, members], directed=False)
-            region = members[component == component[np.searchsorted(members, peak)]]
+            region = _connected(neighbours, left > high, peak)
         apart, nearest = cKDTree(points[region]).query(points, distance_upper_bound=2 * BLUR_MM, workers=-1)
         normal = normals[region[np.minimum(nearest, len(region) - 1)]]
         same_side = np.einsum("ni,ni->n", normals, normal) > 0
@@ -73,6 +70,13 @@ def regions(
             found[region] = beside.min() if len(beside) else number
     labels[above] = found
     return labels
+
+
+def _connected(neighbours: csr_matrix, chosen: Flags, start: int) -> Indices:
+    """The chosen points that are connected with one of them over chosen ones."""
+    members = np.flatnonzero(chosen)
+    _, component = connected_components(neighbours[members][:, members], directed=False)
+    return np.asarray(members[component == component[np.searchsorted(members, start)]])
 
 
 def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:

@@ -168,7 +168,8 @@ def looks_through(view: View, points_mm: Points, normals: Points) -> Flags:
     if view.camera is None or view.points_mm is None:
         return np.zeros(len(points_mm), bool)
     camera_from_part = inverse(view.camera.part_from_camera)
-    row, column, depth, inside = view.camera.pixels_of(points_mm)
+    pixels, depth = view.camera.project(points_mm)
+    row, column, inside = view.camera.in_image(pixels)
     height, width = view.size_hw
     inside &= (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1)
     facing = np.einsum("ni,ni->n", unit(view.camera.centre_mm - points_mm), normals) > MIN_FACING

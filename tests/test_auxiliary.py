@@ -295,7 +295,7 @@ def test_labels_speak_beside_good_specimens(memory: Path, tmp_path: Path, capsys
     silent = replace(inspector, expert=None, chances=None).inspect(scan)
     known = np.isfinite(found.points.anomaly_score)
     difference = (found.points.anomaly_score - silent.points.anomaly_score)[known]
-    assert difference.max() > 0.02  # raised here
+    assert difference.max() > 0.05  # raised here
     assert difference.min() < -0.02  # and lowered there
     np.testing.assert_array_equal(found.points.raw_score, silent.points.raw_score)
     capsys.readouterr()
