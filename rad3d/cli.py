@@ -620,7 +620,8 @@ def worst_of(inspection: "Inspection") -> str:
         return "" if inspection.verdict == "pass" else inspection.reason
     worst = inspection.defects[0]
     x, y, z = worst.centroid_mm
-    guess = " or where symmetry puts it" if "different poses" in inspection.reason else ""
+    several_poses = len(inspection.registration) == 1 and not inspection.registration[0]["trusted"]
+    guess = " or where symmetry puts it" if several_poses else ""
     return f"{worst.kind or 'defect'}, {worst.extent_mm[0]:.1f} mm long, at ({x:.1f}, {y:.1f}, {z:.1f}){guess}"
 
 

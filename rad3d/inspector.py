@@ -53,7 +53,7 @@ from rad3d.fitting import (
 from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
-from rad3d.observe import AmbiguousPoseError, Clock, Observation, observe
+from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station
 from rad3d.reference import Reference, build_reference
 from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
@@ -137,6 +137,11 @@ class Inspector:
         return build_reference(self.shape.surface, self.symmetries)
 
     @cached_property
+    def station(self) -> Station:
+        """Where its specimens are observed."""
+        return Station(self.shape, self.reference, self.cameras, self.encoder, self.settings)
+
+    @cached_property
     def remembered(self) -> Remembered:
         """The good specimens, ready to be compared with."""
         return remember(self.memory, self.patch_scores, self.shape, self.deviation, self.chances)
@@ -184,25 +189,14 @@ class Inspector:
         shape = ReferenceShape(surface)
         reference = build_reference(shape.surface, symmetries)
         cameras, inspectable = look_from(nominal or scans[0], settings, encoder) if not scans[0].views else ((), None)
+        station = Station(shape, reference, cameras, encoder, settings)
         looks = [(scan, cameras) for scan in scans] if len(scans) > 1 else seen_twice(scans[0], cameras, shape)
         observations = [
-            observe(scan, shape, reference, from_here, encoder, settings)
-            for scan, from_here in track(looks, "looking at")
+            replace(station, cameras=from_here).observe(scan) for scan, from_here in track(looks, "looking at")
         ]
         if inspectable is None:
             inspectable = seen_by(observations, shape.surface, settings)
-        fitted = Inspector.of(
-            observations,
-            shape,
-            reference,
-            cameras,
-            inspectable,
-            encoder,
-            settings,
-            part=part,
-            expert=expert,
-            track=track,
-        )
+        fitted = Inspector.of(observations, station, inspectable, part=part, expert=expert, track=track)
         fitted = replace(fitted, good_scores=fitted.good_scores[: len(scans)])  # a single one was seen twice
         _ = fitted.threshold  # says now when there is none
         return fitted
@@ -210,19 +204,16 @@ class Inspector:
     @staticmethod
     def of(
         observations: Sequence[Observation],
-        shape: ReferenceShape,
-        reference: Reference,
-        cameras: tuple[Camera, ...],
+        station: Station,
         inspectable: Flags,
-        encoder: Encoder,
-        settings: Settings,
         *,
         part: str = "part",
         expert: Expert | None = None,
         track: Track = silently,
     ) -> "Inspector":
-        """Learn from good specimens that were observed already; the arguments are those of `observe`, and see `fit`."""
-        memory = Memory.merged([memory_of(observation, part, encoder) for observation in observations])
+        """Learn from good specimens that were observed already, at this station; see `fit`."""
+        shape, settings = station.shape, station.settings
+        memory = Memory.merged([memory_of(observation, part, station.encoder) for observation in observations])
         patch_scores = leave_one_out(memory, observations, settings, track)
         deviation = GoodDeviation(np.stack([o.on_reference(shape) for o in observations]))
         grids = [_chances(expert, observation) for observation in observations]
@@ -234,16 +225,16 @@ class Inspector:
         evidence = []
         for index, observation in enumerate(track(observations, "calibrating")):
             patch_scores_of = judge_patches(observation, remembered, settings, good=index, chances=grids[index])
-            seen = arranged(observation, patch_scores_of.unusual, remembered, reference, settings.fusion)
+            seen = arranged(observation, patch_scores_of.unusual, remembered, station.reference, settings.fusion)
             evidence.append(gather(seen, patch_scores_of, remembered, settings, good=index))
         return Inspector(
             part=part,
             settings=settings,
             memory=memory,
             shape=shape,
-            symmetries=reference.symmetries,
+            symmetries=station.reference.symmetries,
             inspectable=inspectable,
-            cameras=cameras,
+            cameras=station.cameras,
             looks=tuple(sorted({look_of(observation.scan) for observation in observations})),
             patch_scores=patch_scores,
             deviation=deviation,
@@ -276,13 +267,13 @@ class Inspector:
             scan = without_colours(scan)
         clock = Clock()
         with clock("start"):
-            fitted = (self.shape, self.reference, self.cameras, self.encoder, self.settings)
+            station = self.station
             _ = self.remembered  # read now, so that its time is counted here
         try:
-            observation = observe(scan, *fitted, clock, ambiguous=True)
+            observation = station.observe(scan, clock, ambiguous=True)
             return self.judged(observation, clock)
         except AmbiguousPoseError as error:
-            tried = [observe(scan, *fitted, clock, choice) for choice in error.choices]
+            tried = [station.observe(scan, clock, choice) for choice in error.choices]
             found = min(
                 (self.judged(one, clock) for one in tried), key=lambda one: np.nan_to_num(one.score, nan=np.inf)
             )

@@ -89,47 +89,57 @@ class Observation:
         return self.registrations[0].part_from_scan if self.scan.kind != "captured" else np.eye(4)
 
 
-def observe(
-    scan: Scan,
-    shape: ReferenceShape,
-    reference: Reference,
-    cameras: Sequence[Camera],
-    encoder: Encoder,
-    settings: Settings,
-    stage: Clock | None = None,
-    registrations: tuple[Registration, ...] = (),
-    ambiguous: bool = False,
-) -> Observation:
-    """Register the scan, look at it, and encode what is seen; patches are kept as float16, as in a memory.
+@dataclass(frozen=True, eq=False)
+class Station:
+    """Where specimens of a part are observed: what each is registered to, seen from and encoded by.
 
     Args:
-        scan: mesh, cloud or captured views.
         shape: the part's reference.
         reference: the same, prepared for registration.
-        cameras: where a mesh or cloud is looked at from.
+        cameras: where a mesh or cloud is looked at from; empty for captured specimens.
         encoder: of the memory.
         settings: of the inspector.
-        stage: keeps the time.
-        registrations: of the scan, where they are known.
-        ambiguous: captured views that fit in several poses are looked at too, for `rad3d.arrange` to settle.
-
-    Raises:
-        RegistrationError: the scan cannot be brought into the part frame reliably; the message says why.
     """
-    stage = stage or Clock()
-    with stage("registration"):
-        registrations = registrations or register(scan, reference)
-        if ambiguous:
-            registrations = tuple(replace(one, trusted=True) if one.rivals else one for one in registrations)
-    with stage("rendering"):
-        if scan.views:
-            views = seen_of_part(scan, registrations, shape)
-        else:
-            views = tuple(renderer_for(scan.moved(registrations[0].part_from_scan)).render(cameras))
-    with stage("encoding"):
-        patches = encode_views(views, encoder, settings.views.mm_per_patch)
-    with stage("deviation"):
-        return observed(scan, registrations, views, replace(patches, features=patches.features.half()), shape)
+
+    shape: ReferenceShape
+    reference: Reference
+    cameras: tuple[Camera, ...]
+    encoder: Encoder
+    settings: Settings
+
+    def observe(
+        self,
+        scan: Scan,
+        stage: Clock | None = None,
+        registrations: tuple[Registration, ...] = (),
+        ambiguous: bool = False,
+    ) -> Observation:
+        """Register the scan, look at it, and encode what is seen; patches are kept as float16, as in a memory.
+
+        Args:
+            scan: mesh, cloud or captured views.
+            stage: keeps the time.
+            registrations: of the scan, where they are known.
+            ambiguous: captured views that fit in several poses are looked at too, for `rad3d.arrange` to settle.
+
+        Raises:
+            RegistrationError: the scan cannot be brought into the part frame reliably; the message says why.
+        """
+        stage = stage or Clock()
+        with stage("registration"):
+            registrations = registrations or register(scan, self.reference)
+            if ambiguous:
+                registrations = tuple(replace(one, trusted=True) if one.rivals else one for one in registrations)
+        with stage("rendering"):
+            if scan.views:
+                views = seen_of_part(scan, registrations, self.shape)
+            else:
+                views = tuple(renderer_for(scan.moved(registrations[0].part_from_scan)).render(self.cameras))
+        with stage("encoding"):
+            patches = encode_views(views, self.encoder, self.settings.views.mm_per_patch)
+        with stage("deviation"):
+            kept = replace(patches, features=patches.features.half())
+            return observed(scan, registrations, views, kept, self.shape)
 
 
 def observed(

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -402,12 +403,18 @@ def heat_colours(score: Values, threshold: float) -> Colours:
     array([[255, 255, 204],
            [128, 128, 128]], dtype=uint8)
     """
-    from matplotlib import colormaps
-
     scale = np.clip(np.nan_to_num(score) / (2 * threshold if threshold > 0 else 1.0), 0, 1)
-    colours = (colormaps["YlOrRd"](scale)[..., :3] * 255).round().astype(np.uint8)
+    colours = colour_table("YlOrRd")[np.minimum(256 * scale, 255).astype(int)]
     colours[np.isnan(score)] = UNSEEN_GREY
     return np.asarray(colours)
+
+
+@cache
+def colour_table(name: str) -> Colours:
+    """The 256 colours of a map of matplotlib, (256, 3)."""
+    from matplotlib import colormaps
+
+    return np.asarray((colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8))
 
 
 def _without_nan(value: Any) -> Any:

@@ -16,7 +16,7 @@ from rad3d.viewers import figures
 from rad3d.viewers.colours import VERDICT_COLOURS, mapped_colours, quantities
 from rad3d.viewers.measures import defect_measures, percent
 from rad3d.viewers.pdf import write_pdf
-from rad3d.viewers.pictures import close_up, outline, overlay
+from rad3d.viewers.pictures import close_up, outlined, overlay
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,11 @@ def test_overlay_colours_only_what_was_judged(inspection):
     assert (picture[:, :5] == 90).all()
     assert (picture[20, 20] != 90).any()
     region = view.score > 1.0
-    edge = outline(region, 1)
-    assert (picture[edge & ~np.isnan(view.score)] == 255).all()
-    assert not (edge & region).any()
-    assert edge[10:30, 44].all()  # the pixels next to its left side
+    assert region[10:30, 45].all()
+    assert not region[10:30, 44].any()
+    assert (picture[10:30, 44] == 255).all()  # the pixels next to its left side
+    assert (picture[10:30, 43] == 0).all()
+    assert (outlined(picture, region)[region] == picture[region]).all()
 
 
 def test_close_up_finds_the_defect_in_its_view(inspection):

@@ -83,13 +83,11 @@ def coloured(view: View, display: Display, shown: Sequence[Quantity]) -> list[np
 def overlay(view: ViewScores, threshold: float) -> Image:
     """The view's image (H, W, 3) with its heat map laid over where it was judged, the anomalous region outlined."""
     judged = np.isfinite(view.score)
-    grey = view.image.mean(axis=2, keepdims=True)
-    mixed = (1 - HEAT_ALPHA) * grey + HEAT_ALPHA * heat_colours(view.score, threshold).astype(float)
-    picture = np.where(judged[..., None], mixed, view.image).round().astype(np.uint8)
-    anomalous = np.nan_to_num(view.score, nan=-np.inf) > threshold
-    picture[outline(anomalous, 2)] = 0
-    picture[outline(anomalous, 1)] = 255
-    return picture
+    picture = view.image.copy()
+    grey = picture[judged].mean(axis=1, keepdims=True)
+    mixed = (1 - HEAT_ALPHA) * grey + HEAT_ALPHA * heat_colours(view.score[judged], threshold)
+    picture[judged] = mixed.round()
+    return outlined(picture, np.nan_to_num(view.score, nan=-np.inf) > threshold)
 
 
 def reduced(view: ViewScores, longest: int) -> ViewScores:
@@ -99,9 +97,15 @@ def reduced(view: ViewScores, longest: int) -> ViewScores:
     return replace(view, image=image, score=view.score[::step, ::step])
 
 
-def outline(region: Mask, width: int) -> Mask:
-    """The pixels just outside a region."""
-    return np.asarray(binary_dilation(region, iterations=width) & ~region)
+def outlined(picture: Image, region: Mask) -> Image:
+    """The picture (H, W, 3) with a white line around the region and a black one around that."""
+    if not region.any():
+        return picture
+    picture = picture.copy()
+    near = binary_dilation(region)
+    picture[binary_dilation(near) & ~region] = 0
+    picture[near & ~region] = 255
+    return picture
 
 
 def close_up(
@@ -138,10 +142,7 @@ def patch_pair(inspection: Inspection, defect: Defect) -> tuple[PatchPair, list[
             fifth = image.shape[0] // 5
             patch = np.zeros(image.shape[:2], bool)
             patch[2 * fifth : 3 * fifth, 2 * fifth : 3 * fifth] = True
-            picture = image.copy()
-            picture[outline(patch, 2)] = 0
-            picture[outline(patch, 1)] = 255
-            pictures.append(picture)
+            pictures.append(outlined(image, patch))
     return pair, pictures
 
 

@@ -25,7 +25,7 @@ from rad3d.inspector import specimen_score
 from rad3d.io import read_scan
 from rad3d.memory import Memory
 from rad3d.metrics import rank
-from rad3d.observe import observe
+from rad3d.observe import Station
 from rad3d.reference import build_reference
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 from rad3d.surface import PlacedPatches, surface_scores
@@ -51,8 +51,9 @@ def measure(root, part, encoder, experts):
     test = some([sample for sample in samples if sample.split == "test"], GOOD, DEFECTIVE)
     nominal = read_scan(train[0].nominal)
     shape = ReferenceShape(nominal.surface)
-    reference, (cameras, _) = build_reference(nominal.surface), look_from(nominal, SETTINGS, encoder)
-    seen = [observe(s.load_scan(), shape, reference, cameras, encoder, SETTINGS) for s in (*train, *test)]
+    cameras, _ = look_from(nominal, SETTINGS, encoder)
+    station = Station(shape, build_reference(nominal.surface), cameras, encoder, SETTINGS)
+    seen = [station.observe(s.load_scan()) for s in (*train, *test)]
     good, judged = seen[: len(train)], seen[len(train) :]
     memory = Memory.merged([memory_of(one, part, encoder) for one in good])
     patch_scores = leave_one_out(memory, good, SETTINGS, silently)

@@ -20,7 +20,7 @@ from rad3d.deviation import ReferenceShape
 from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError
 from rad3d.fitting import look_from
-from rad3d.observe import Clock, observe
+from rad3d.observe import Clock, Station
 from rad3d.reference import build_reference
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 
@@ -38,19 +38,19 @@ def pools(part):
     nominal = make_specimen(part, 0).nominal
     encoder = Encoder.load(SETTINGS.encoder)
     shape = ReferenceShape(nominal.surface)
-    reference = build_reference(shape.surface)
     cameras, inspectable = look_from(nominal, SETTINGS, encoder)
+    station = Station(shape, build_reference(shape.surface), cameras, encoder, SETTINGS)
 
     def look(seed, kinds=()):
         try:
-            return observe(make_specimen(part, seed, kinds).scan, shape, reference, cameras, encoder, SETTINGS)
+            return station.observe(make_specimen(part, seed, kinds).scan)
         except RegistrationError:
             return None
 
     good = [look(20_000 + seed) for seed in range(POOL)]
     print(part, "good ones observed", flush=True)
     bad = [look(30_000 + number, (kind,)) for number, kind in enumerate(KINDS)]
-    return (shape, reference, cameras, inspectable, encoder, SETTINGS), good, bad
+    return station, inspectable, good, bad
 
 
 def verdicts(inspector, observations):
@@ -59,13 +59,13 @@ def verdicts(inspector, observations):
 
 def fits_of(part):
     """One row per fit: how many good and defective ones passed, failed and were incomplete."""
-    shared, good, bad = pools(part)
+    station, inspectable, good, bad = pools(part)
     rows = []
     for n, count in FITS.items():
         for number in range(count):
             own = range(number * n, (number + 1) * n)
             others = [good[(own.stop + k) % POOL] for k in range(JUDGED[n])]
-            inspector = Inspector.of([good[k] for k in own if good[k] is not None], *shared, part=part)
+            inspector = Inspector.of([good[k] for k in own if good[k] is not None], station, inspectable, part=part)
             row = {"part": part, "n": n, "rate": inspector.threshold[1].to_dict()}
             for name, observations in (("good", others), ("defective", bad)):
                 said = verdicts(inspector, observations)

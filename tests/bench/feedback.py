@@ -18,7 +18,7 @@ from rad3d import Inspector
 from rad3d.datasets.machine_elements import KINDS, make_specimen
 from rad3d.feedback import judge
 from rad3d.metrics import match_defects
-from rad3d.observe import Clock, observe
+from rad3d.observe import Clock
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
 
 SETTINGS = Settings(
@@ -87,14 +87,7 @@ def main():
             if number >= (len(KINDS) if kinds else GOOD):
                 continue
             made = make_specimen(PART, (300 if kinds else 200) + number, kinds)
-            observation = observe(
-                made.scan,
-                inspector.shape,
-                inspector.reference,
-                inspector.cameras,
-                inspector.encoder,
-                inspector.settings,
-            )
+            observation = inspector.station.observe(made.scan)
             for name, one in by_name.items():
                 defects = one.judged(observation, Clock()).defects
                 hits, count = matched(made, defects) if kinds else (0, 0)
