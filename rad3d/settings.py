@@ -39,7 +39,7 @@ class ViewSettings:
 
     Args:
         placement: coverage = add the view that sees most unseen surface.
-        count: how many views (the most, for coverage).
+        count: how many views; by coverage the most, or up to twice as many where some surface was not seen yet.
         mm_per_patch: patch side on the part; the views are rendered as large as that needs and tiled.
             None = the whole part fills one encoder input.
     """

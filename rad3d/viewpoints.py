@@ -25,6 +25,8 @@ NEEDED_VIEWS = 3
 ENOUGH = 0.99
 REPEAT = 0.25
 """What one more look at surface counts against the look before it: unseen surface goes first."""
+SEEN_AT_ALL = 0.97
+"""Share of the inspectable surface for which more than the wanted views are added: unseen surface is never good."""
 JUDGED_POINTS = 20_000
 """Surface points on which viewpoints are chosen, drawn evenly from all."""
 
@@ -84,7 +86,7 @@ def choose_viewpoints(scan: Scan, settings: ViewSettings, input_hw: tuple[int, i
 
     By coverage: of 80 candidates all round, always the one that sees most surface that is not yet seen by three
     (unseen surface counts most), until 99 % of the inspectable surface is seen by three views or `settings.count` is
-    reached.
+    reached. As many views again may follow where less than 97 % is seen at all: of a pipe few views see the inside.
     """
     surface = scan.surface
     size_hw = image_size(surface.points_mm, settings, input_hw, patch)
@@ -108,13 +110,23 @@ def _seen(renderer: Renderer, points_mm: Points, normals: Points, cameras: tuple
 
 
 def _greedy(seen: np.ndarray, area: Values, count: int) -> list[int]:
-    """Rows of `seen` (candidates, n) in the order in which they add most area seen by fewer than `NEEDED_VIEWS`."""
+    """Rows of `seen` (candidates, n) in the order in which they add most area seen by fewer than `NEEDED_VIEWS`.
+
+    `count` of them at most, and then as many at most that add area which none has seen, until little of it is left.
+    """
     need = np.minimum(seen.sum(axis=0), NEEDED_VIEWS)
     left = need.copy()
-    enough = ENOUGH * area[need > 0].sum()
+    inspectable = area[need > 0].sum()
+    enough = ENOUGH * inspectable
     chosen: list[int] = []
-    while len(chosen) < min(count, len(seen)) and area[(need > 0) & (left <= 0)].sum() < enough:
-        gain = seen @ (area * (left > 0) * REPEAT ** (need - left))
+    while len(chosen) < min(2 * count, len(seen)):
+        unseen = (need > 0) & (left == need)
+        wanted, satisfied = (left > 0) * REPEAT ** (need - left), area[(need > 0) & (left <= 0)].sum() >= enough
+        if len(chosen) >= count:
+            wanted, satisfied = 1.0 * unseen, area[unseen].sum() <= (1 - SEEN_AT_ALL) * inspectable
+        if satisfied:
+            break
+        gain = seen @ (area * wanted)
         gain[chosen] = -1.0
         chosen.append(int(gain.argmax()))
         left -= seen[chosen[-1]]
