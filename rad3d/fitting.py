@@ -15,7 +15,7 @@ from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.encoder import Encoder
 from rad3d.errors import ScanError
 from rad3d.evidence import Remembered
-from rad3d.geometry import bounding_sphere, rotation_about
+from rad3d.geometry import bounding_sphere, cell_keys, rotation_about
 from rad3d.golden import golden
 from rad3d.likeness import picture_of
 from rad3d.memory import Memory, provenance
@@ -103,6 +103,37 @@ def reference_surface(scans: Sequence[Scan], nominal: Scan | None) -> tuple[Surf
     if nominal is not None or not scans[0].views:
         return (nominal or scans[0]).surface, None, scans
     return golden(scans)
+
+
+FAR_MM = 1.0
+"""Good specimens do not vary by more: what is further from the reference is surface that the reference lacks."""
+CUBE_MM = 2.0
+GAP_MM2 = 4.0
+"""Less surface than this is no gap."""
+
+
+def more_complete(surfaces: Sequence[Surface], distances_mm: Sequence[Values]) -> int | None:
+    """Which good specimen to take as the reference instead of the first one, where that has a gap; None where not.
+
+    A gap is surface that more than half of the others have, cube by cube, and the reference has not.
+
+    Args:
+        surfaces: of the good specimens in the part frame, the reference's own first.
+        distances_mm: of each one's points to the reference.
+    """
+    far = [np.abs(distance) > FAR_MM for distance in distances_mm[1:]]
+    if not any(rows.any() for rows in far):
+        return None
+    others = surfaces[1:]
+    points = np.concatenate([surface.points_mm[rows] for surface, rows in zip(others, far, strict=True)])
+    area = np.concatenate([surface.areas_mm2[rows] for surface, rows in zip(others, far, strict=True)])
+    owner = np.repeat(np.arange(len(others)), [int(rows.sum()) for rows in far])
+    _, cube = np.unique(cell_keys(points, CUBE_MM), return_inverse=True)
+    shown = np.zeros((len(others), cube.max() + 1))
+    np.add.at(shown, (owner, cube), area)
+    agreed = (shown > 0).sum(axis=0) > len(others) / 2
+    found = shown[:, agreed].sum(axis=1)
+    return 1 + int(found.argmax()) if found.max() > GAP_MM2 else None
 
 
 def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:

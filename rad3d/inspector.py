@@ -42,6 +42,7 @@ from rad3d.fitting import (
     look_from,
     look_of,
     memory_of,
+    more_complete,
     reference_surface,
     remember,
     seen_by,
@@ -163,8 +164,8 @@ class Inspector:
                 all have them.
             settings: defaults where None.
             part: its name.
-            nominal: CAD of the part, the reference for deviations; without it the first mesh or cloud is, or else
-                the mean of the captured ones.
+            nominal: CAD of the part, the reference for deviations; without it the first mesh or cloud is, or another
+                where the first has a gap, or else the mean of the captured ones.
             expert: labelled examples of other parts; its encoder is the one used.
             track: shows progress.
 
@@ -194,6 +195,12 @@ class Inspector:
         observations = [
             replace(station, cameras=from_here).observe(scan) for scan, from_here in track(looks, "looking at")
         ]
+        if nominal is None and inspectable is not None:
+            better = more_complete([o.surface for o in observations], [o.distance_mm for o in observations])
+            if better is not None:
+                known, lacking = scans[better], scans[0].specimen
+                logger.warning("%s lacks surface that others have: %s is the reference", lacking, known.specimen)
+                return Inspector.fit(scans, settings, part=part, nominal=known, expert=expert, track=track)
         if inspectable is None:
             inspectable = seen_by(observations, shape.surface, settings)
         fitted = Inspector.of(observations, station, inspectable, part=part, expert=expert, track=track)

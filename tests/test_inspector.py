@@ -19,7 +19,7 @@ from rad3d.datasets.machine_elements import make_specimen
 from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.evidence import smoothing
-from rad3d.fitting import look_of, usable_together
+from rad3d.fitting import look_of, more_complete, usable_together
 from rad3d.geometry import random_rotation, transform_points, translation
 from rad3d.inspector import specimen_score
 from rad3d.patches import cut, place, windows_of
@@ -51,6 +51,32 @@ def test_a_defect_is_found_where_it_was_made(found, dented):
     assert dented.vertex_instance[int(score.argmax())] == made.id
     assert found.defects[0].peak_score > 3 * found.threshold / 2
     assert np.nanmin(found.points.deviation_mm[dented.vertex_instance > 0]) < -1.0  # material is missing
+
+
+def with_a_gap(scan, at, radius_mm):
+    """The mesh without the triangles around a point."""
+    middle = scan.vertices_mm[scan.faces].mean(axis=1)
+    return replace(scan, faces=scan.faces[np.linalg.norm(middle - at, axis=1) > radius_mm])
+
+
+def test_a_reference_with_a_gap_gives_way_to_a_complete_one(good_scans, dented, caplog):
+    at = np.array(dented.instances[0].centroid_mm)
+    at = good_scans[0].vertices_mm[np.linalg.norm(good_scans[0].vertices_mm - at, axis=1).argmin()]
+    fitted = Inspector.fit([with_a_gap(good_scans[0], at, 4.0), *good_scans[1:3]], SMALL, part=PART)
+    assert "lacks surface that others have" in caplog.text
+    result = fitted.inspect(dented.scan)
+    assert result.verdict == "fail"
+    assert np.linalg.norm(np.subtract(result.defects[0].centroid_mm, dented.instances[0].centroid_mm)) < 3.0
+
+
+def test_what_one_of_several_has_more_is_no_gap_of_the_reference(good_scans):
+    surfaces = [scan.surface for scan in good_scans[:1] * 4]
+    near = [np.zeros(len(surface.points_mm)) for surface in surfaces]
+    far = near[0].copy()
+    far[np.linalg.norm(surfaces[0].points_mm - surfaces[0].points_mm[0], axis=1) < 5] = 3.0
+    assert more_complete(surfaces, near) is None
+    assert more_complete(surfaces, [near[0], far, near[0], near[0]]) is None
+    assert more_complete(surfaces, [near[0], near[0], far, far]) == 2
 
 
 def test_a_remembered_specimen_looks_like_itself(inspector, good_scans):
