@@ -9,6 +9,7 @@ import numpy as np
 
 from rad3d.arrays import Flags, Mask, Pose, Values
 from rad3d.camera import Camera
+from rad3d.coloured import turned_by_colour
 from rad3d.deviation import ReferenceShape, gone, on_reference
 from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError, ScanError
@@ -130,6 +131,10 @@ class Station:
             registrations = registrations or register(scan, self.reference)
             if ambiguous:
                 registrations = tuple(replace(one, trusted=True) if one.rivals else one for one in registrations)
+            if not scan.views:
+                (found,), symmetries = registrations, self.reference.symmetries
+                pose = turned_by_colour(found.part_from_scan, scan.surface, self.shape, symmetries)
+                registrations = (replace(found, part_from_scan=pose),)
         with stage("rendering"):
             if scan.views:
                 views = seen_of_part(scan, registrations, self.shape)
