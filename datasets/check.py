@@ -189,7 +189,7 @@ def _check_view(sample: Sample, files: ViewFiles) -> _Met:
         yield "no cloud", str(files.image)
     else:
         yield from _check_cloud(cloud, (size_hw[0], size_hw[1]), sample)
-    if sample.label and not files.masks:
+    if sample.label and not files.masks and not files.clean:
         yield "defective without mask", str(files.image)
     marked = False
     for mask_file in files.masks:

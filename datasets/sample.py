@@ -96,12 +96,14 @@ class ViewFiles:
         image: the photograph.
         cloud: its organised cloud, or None.
         masks: empty where nothing is labelled.
+        clean: somebody looked, and no defect of the specimen can be seen.
     """
 
     name: str
     image: Path
     cloud: Path | None = None
     masks: tuple[MaskFile, ...] = ()
+    clean: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +191,7 @@ class Sample:
         if self.label == 0:
             sizes = (image_size_hw(files.image) for files in self.views)
             return tuple(ViewLabels(np.zeros(size, np.int32), {}) for size in sizes)
-        return tuple(read_view_labels(files) if files.masks else None for files in self.views)
+        return tuple(read_view_labels(files) if files.masks or files.clean else None for files in self.views)
 
     def load_point_labels(self) -> PointLabels | None:
         """Labels of points; all good for a good specimen's cloud, None where a defective one has none.

@@ -12,13 +12,14 @@ import trimesh
 from PIL import Image as PilImage
 from scipy.spatial import cKDTree
 
-from rad3d.datasets import machine_elements
+from rad3d.datasets import load_samples, machine_elements
 from rad3d.datasets.machine_capture import IMAGING
 from rad3d.datasets.machine_defects import base
 from rad3d.datasets.machine_elements import DEMO_DEFECTS, KINDS, SPLIT, Capture, Specimen, make_capture, make_specimen
 from rad3d.datasets.machine_mesh import distance_to_surface, mesh_of
 from rad3d.datasets.machine_parts import BUILDERS, nominal
 from rad3d.datasets.machine_specimen import LAYER_JITTER_MM, TOLERANCE_MM, VARIATION_MM
+from rad3d.datasets.sample import Choice
 from rad3d.errors import DatasetError
 from rad3d.geometry import rotation_about, transform_points
 from rad3d.ply import read_ply
@@ -311,6 +312,21 @@ def _digests(root: Path) -> dict[str, str]:
 def test_written_bytes_are_reproducible(written: Path, tmp_path: Path) -> None:
     _write_tiny(tmp_path / "again")
     assert _digests(tmp_path / "again") == _digests(written)
+
+
+def test_a_defective_specimen_is_judged_on_all_its_views(written: Path) -> None:
+    """Only those that show its defect would tell a method that there is one."""
+    samples = {sample.specimen: sample for sample in load_samples("machine_elements", written, Choice())}
+    holed = samples["bracket_002"]
+    assert (holed.label, holed.split) == (1, "test")
+    raw = written / "captures/raw/bracket_C002_Hole/Nano"
+    assert [files.image.name for files in holed.views] == sorted(path.name for path in (raw / "images").iterdir())
+    for files, labels in zip(holed.views, holed.load_view_labels(), strict=True):
+        marked = (raw / "binary_masks" / files.image.name).exists()
+        assert files.clean != marked
+        assert labels is not None
+        assert labels.mask.any() == marked
+    assert {sample.split for sample in samples.values() if not sample.label} == {"train"}
 
 
 def test_written_layouts_hold_the_same_views_and_no_truth(written: Path) -> None:
