@@ -282,7 +282,7 @@ def _rendered(sample: Sample, encoder: Encoder, settings: Settings) -> Iterator[
     defective = (labels.instance > 0).astype(np.float32)
     tree = cKDTree(labels.points_mm)
     cameras = choose_viewpoints(scan, settings.views, size_hw, encoder.patch_size).cameras
-    for number, view in enumerate(renderer_for(scan).render(cameras)):
+    for number, view in enumerate(renderer_for(scan, encoder.device).render(cameras)):
         mask = np.nan_to_num(view_map(view, tree, defective, LABEL_MM)) > 0
         for tile, window in enumerate(windows_of(view, size_hw, encoder.patch_size, settings.views.mm_per_patch)):
             name = f"{sample.part}/{sample.specimen}/{number:03d}.{tile}"

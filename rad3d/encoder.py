@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -78,6 +78,11 @@ class Encoder:
         family = model.pretrained_cfg
         self._mean = torch.tensor(family["mean"], device=self._device).view(3, 1, 1)
         self._std = torch.tensor(family["std"], device=self._device).view(3, 1, 1)
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where it runs."""
+        return "cuda" if self._device.type == "cuda" else "cpu"
 
     @staticmethod
     def load(settings: EncoderSettings | None = None) -> "Encoder":

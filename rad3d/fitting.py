@@ -25,7 +25,7 @@ from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
 from rad3d.symmetry import Symmetries
-from rad3d.viewpoints import INSPECTABLE_INCIDENCE, choose_viewpoints
+from rad3d.viewpoints import INSPECTABLE_INCIDENCE, choose_viewpoints, whole_mm_per_patch
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -136,13 +136,25 @@ def more_complete(surfaces: Sequence[Surface], distances_mm: Sequence[Values]) -
     return 1 + int(found.argmax()) if found.max() > GAP_MM2 else None
 
 
+COARSE_MM = 5.0
+"""Patches that cover more are worth a warning: 2 mm is what machine elements of 60 mm have."""
+
+
 def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:
     """Cameras for rendered views, and the surface that can be inspected from anywhere.
 
     Raises:
         ScanError: nothing can be seen.
     """
-    viewpoints = choose_viewpoints(reference, settings.views, settings.encoder.input_hw, encoder.patch_size)
+    size_hw = settings.encoder.input_hw
+    viewpoints = choose_viewpoints(reference, settings.views, size_hw, encoder.patch_size)
+    covered = whole_mm_per_patch(reference.surface.points_mm, size_hw, encoder.patch_size)
+    if settings.views.mm_per_patch is None and covered > COARSE_MM:
+        logger.warning(
+            "a patch covers %.0f mm of the part: smaller defects that have no depth may be missed; with"
+            " --views.mm-per-patch 3 the part is looked at more closely, which takes longer",
+            covered,
+        )
     if not viewpoints.cameras or not viewpoints.inspectable.any():
         raise ScanError(
             reference.source or reference.specimen,

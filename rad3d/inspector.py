@@ -410,8 +410,7 @@ class Inspector:
         area = self.shape.surface.areas_mm2
         inspectable = float((area * self.inspectable).sum())
         covered = float((area * (reached & self.inspectable)).sum())
-        own = observation.surface.areas_mm2
-        total = float(own[seen].sum() / own.sum())
+        total = float((area * reached).sum() / area.sum())
         return covered / inspectable if inspectable else 0.0, total
 
     def _verdict(self, defects: int, coverage: float, judged: int) -> tuple[Verdict, str]:

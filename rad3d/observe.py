@@ -139,7 +139,8 @@ class Station:
             if scan.views:
                 views = seen_of_part(scan, registrations, self.shape)
             else:
-                views = tuple(renderer_for(scan.moved(registrations[0].part_from_scan)).render(self.cameras))
+                placed_scan = scan.moved(registrations[0].part_from_scan)
+                views = tuple(renderer_for(placed_scan, self.encoder.device).render(self.cameras))
         with stage("encoding"):
             patches = encode_views(views, self.encoder, self.settings.views.mm_per_patch)
         with stage("deviation"):

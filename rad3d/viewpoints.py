@@ -75,10 +75,14 @@ def image_size(points_mm: Points, settings: ViewSettings, input_hw: tuple[int, i
     """Image height and width: the encoder's input, or as many as `mm_per_patch` needs, tiled later."""
     if settings.mm_per_patch is None:
         return input_hw
-    _, radius = bounding_sphere(points_mm)
-    across = 2 * MARGIN * radius / np.cos(FIELD_OF_VIEW / 2)  # at the depth of the part's middle
-    tiles = max(1, int(np.ceil(across / (settings.mm_per_patch * min(input_hw) / patch) - 1e-6)))
+    tiles = max(1, int(np.ceil(whole_mm_per_patch(points_mm, input_hw, patch) / settings.mm_per_patch - 1e-6)))
     return input_hw[0] * tiles, input_hw[1] * tiles
+
+
+def whole_mm_per_patch(points_mm: Points, input_hw: tuple[int, int], patch: int) -> float:
+    """What a patch covers in the middle of the part where the whole part fills one encoder input."""
+    _, radius = bounding_sphere(points_mm)
+    return float(2 * MARGIN * radius / np.cos(FIELD_OF_VIEW / 2) / (min(input_hw) / patch))
 
 
 def choose_viewpoints(scan: Scan, settings: ViewSettings, input_hw: tuple[int, int], patch: int = 16) -> Viewpoints:

@@ -88,7 +88,7 @@ def _views(scan: Scan, settings: Settings, expert: Expert) -> tuple[View, ...]:
     """Captured views without their background, or rendered ones."""
     if not scan.views:
         viewpoints = choose_viewpoints(scan, settings.views, expert.settings.input_hw, expert.encoder.patch_size)
-        return tuple(renderer_for(scan).render(viewpoints.cameras))
+        return tuple(renderer_for(scan, expert.encoder.device).render(viewpoints.cameras))
     unposed = [v for v in scan.views if v.camera is None or np.allclose(v.camera.part_from_camera, np.eye(4))]
     if len(unposed) > 1:
         raise ScanError(

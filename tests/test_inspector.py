@@ -19,7 +19,7 @@ from rad3d.datasets.machine_elements import make_specimen
 from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.evidence import smoothing
-from rad3d.fitting import look_of, more_complete, usable_together
+from rad3d.fitting import look_from, look_of, more_complete, usable_together
 from rad3d.geometry import random_rotation, transform_points, translation
 from rad3d.inspector import specimen_score
 from rad3d.patches import cut, place, windows_of
@@ -67,6 +67,14 @@ def test_a_reference_with_a_gap_gives_way_to_a_complete_one(good_scans, dented, 
     result = fitted.inspect(dented.scan)
     assert result.verdict == "fail"
     assert np.linalg.norm(np.subtract(result.defects[0].centroid_mm, dented.instances[0].centroid_mm)) < 3.0
+
+
+@pytest.mark.parametrize(("side_mm", "told"), [(30, False), (400, True)])
+def test_coarse_patches_are_told(side_mm, told, caplog):
+    box = trimesh.creation.box((side_mm, side_mm, side_mm / 4))
+    scan = Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces))
+    look_from(scan, SMALL, SimpleNamespace(patch_size=16))
+    assert ("--views.mm-per-patch" in caplog.text) == told
 
 
 def test_what_one_of_several_has_more_is_no_gap_of_the_reference(good_scans):
@@ -217,6 +225,8 @@ def test_half_a_scan_or_another_part_never_passes(inspector, good_scans):
     half = inspector.inspect(replace(scan, specimen="half", faces=kept))
     assert half.verdict != "pass"
     assert "of the inspectable surface was judged, 95% are asked" in half.reason
+    assert half.coverage == pytest.approx(0.5, abs=0.15)
+    assert half.coverage_total == pytest.approx(0.5, abs=0.15)  # of the part, not of what is left of it
     (found,) = half.registration
     assert found["trusted"]
     assert found["overlap"] < 0.8 < found["fitness"]
