@@ -54,7 +54,7 @@ from rad3d.fitting import (
 from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
-from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station
+from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station, check_depth
 from rad3d.reference import Reference, build_reference
 from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores
 from rad3d.scan import Scan, Surface
@@ -170,12 +170,15 @@ class Inspector:
             track: shows progress.
 
         Raises:
-            ScanError: no scan, two of one name, captures among others, or nothing of the surface can be seen.
+            ScanError: no scan, two of one name, captures among others, images without clouds, or nothing of the surface
+                can be seen.
             RegistrationError: a good specimen does not fit the reference.
             SettingsError: zones by colour and a reference without colours.
         """
         settings = settings or Settings()
         check_names(scans)
+        for scan in scans:
+            check_depth(scan)
         scans = usable_together(scans)
         encoder = Encoder.load(settings.encoder) if expert is None else expert.encoder
         settings = replace(settings, encoder=encoder.settings)
@@ -260,7 +263,8 @@ class Inspector:
         says so.
 
         Raises:
-            ScanError: a capture where the good specimens were meshes or clouds, or the other way round.
+            ScanError: images without clouds; a capture where the good specimens were meshes or clouds, or the other way
+                round.
         """
         if bool(scan.views) == bool(self.cameras):
             known, got = ("rendered", "captured") if scan.views else ("captured", "rendered")

@@ -127,6 +127,7 @@ class Station:
             RegistrationError: the scan cannot be brought into the part frame reliably; the message says why.
         """
         stage = stage or Clock()
+        check_depth(scan)
         with stage("registration"):
             registrations = registrations or register(scan, self.reference)
             if ambiguous:
@@ -176,6 +177,17 @@ def observed(
     )
 
 
+def check_depth(scan: Scan) -> None:
+    """Refuse images without clouds: nothing tells where on the part they show something."""
+    if scan.views and all(view.points_mm is None for view in scan.views):
+        raise ScanError(
+            scan.source or scan.specimen,
+            expected="an organised cloud with the images",
+            got="images alone, which show no surface in millimetres",
+            remedy="capture depth too; `rad3d evaluate folder --method rad` compares images alone",
+        )
+
+
 def has_poses(scan: Scan) -> bool:
     """Whether the views of a captured specimen are in one frame."""
     cameras = (view.camera for view in scan.views)
@@ -208,6 +220,13 @@ def register(scan: Scan, reference: Reference) -> tuple[Registration, ...]:
         found = (whole,)
     elif has_poses(scan):
         shown = [usable(view) for view in scan.views]
+        if not any(isinstance(view, View) and view.mask.any() for view in shown):
+            raise RegistrationError(
+                scan.source or scan.specimen,
+                expected="depth of the part in at least one view",
+                got="no view has any",
+                remedy="check the sensor's clouds",
+            )
         whole = register_surface(merged_surface([view for view in shown if isinstance(view, View)]), reference)
         found = tuple(whole if isinstance(view, View) else nowhere(view) for view in shown)
     else:
