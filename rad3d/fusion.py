@@ -11,6 +11,9 @@ from rad3d.settings import FusionRule
 NO_EVIDENCE = 0.5
 """Weight of the assumption that a point is good: as much as one view at an incidence of 60 degrees."""
 
+LONE = 3.0
+"""Standard deviations by which one of three or more views may exceed the next: more is a glint or a shadow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Fused:
@@ -31,7 +34,8 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
     """Combine what the views say of each point.
 
     Rules: `consistent`, the mean weighted by the cosine of incidence and drawn to 0 where few views, or only grazing
-    ones, see the point (the posterior mean of a normal model with prior weight `NO_EVIDENCE`); `mean`; `median`;
+    ones, see the point (the posterior mean of a normal model with prior weight `NO_EVIDENCE`), after a view that
+    exceeds all others by more than `LONE` was taken back to that; `mean`; `median`;
     `second` highest (the only one where a single view saw the point); `max`. A point is anomalous to a view above
     `threshold`; without one agreement is NaN.
 
@@ -45,7 +49,11 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
     match rule:
         case "consistent":
             weight = views.incidence * seen
-            score = (np.where(seen, views.score, 0) * weight).sum(axis=0) / (weight.sum(axis=0) + NO_EVIDENCE)
+            second = np.sort(lowest, axis=0)[max(len(lowest) - 2, 0)]
+            most = np.where(count > 2, second + LONE, np.inf)
+            score = (np.where(seen, np.minimum(views.score, most), 0) * weight).sum(axis=0) / (
+                weight.sum(axis=0) + NO_EVIDENCE
+            )
         case "mean":
             score = _divide(np.where(seen, views.score, 0).sum(axis=0), count)
         case "median":

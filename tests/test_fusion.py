@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rad3d.backproject import PointViews
-from rad3d.fusion import fuse
+from rad3d.fusion import LONE, fuse
 
 NAN = np.nan
 SCORES = np.array([[1.0, NAN, 5.0, NAN], [2.0, 7.0, 6.0, NAN], [9.0, NAN, 1.0, NAN]], np.float32)
@@ -17,7 +17,7 @@ INCIDENCE = np.where(np.isnan(SCORES), 0, [[1.0], [0.5], [0.25]]).astype(np.floa
     ("rule", "expected"),
     [
         ("mean", [4.0, 7.0, 4.0, NAN]),
-        ("consistent", [(1 + 1 + 2.25) / 2.25, 3.5 / 1.0, (5 + 3 + 0.25) / 2.25, NAN]),
+        ("consistent", [(1 + 1 + (2 + LONE) / 4) / 2.25, 3.5 / 1.0, (5 + 3 + 0.25) / 2.25, NAN]),
         ("median", [2.0, 7.0, 5.0, NAN]),
         ("second", [2.0, 7.0, 5.0, NAN]),
         ("max", [9.0, 7.0, 6.0, NAN]),
@@ -44,13 +44,17 @@ def test_order_of_views_does_not_matter(order, rule, seed):
 
 
 def test_a_glint_in_one_view_does_not_decide():
-    """A highlight seen by one of six views: median and second-highest ignore it, the maximum does not."""
+    """A highlight seen by one of six views: the maximum and the mean make a defect of it, the other rules do not."""
     score = np.zeros((6, 1))
     score[2] = 50.0
     views = PointViews(score, np.ones((6, 1)))
     assert fuse(views, "median").score[0] == 0
     assert fuse(views, "second").score[0] == 0
+    assert fuse(views, "consistent").score[0] < 0.5
+    assert fuse(views, "mean").score[0] > 8
     assert fuse(views, "max").score[0] == 50
+    seen_by_all = PointViews(np.full((6, 1), 50.0), np.ones((6, 1)))
+    assert fuse(seen_by_all, "consistent").score[0] > 45
 
 
 def test_one_grazing_view_says_less_than_many_square_ones():
