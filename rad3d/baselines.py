@@ -24,6 +24,7 @@ from rad3d.looks import cropped, load_views, need_images, part_of
 from rad3d.observe import register, seen_of_part
 from rad3d.prediction import WHOLE, Box, Prediction, ViewPrediction
 from rad3d.register import Registration
+from rad3d.result import Inspection
 from rad3d.scan import Scan, merged_surface
 from rad3d.settings import FusionSettings, RetrievalSettings, Settings
 from rad3d.view import View
@@ -245,7 +246,7 @@ class Inspectors:
             score=found.score,
             complete=found.verdict != "incomplete",
             reason=found.reason,
-            views=_with_maps(scan, {view.name: view.score for view in found.views}),
+            views=_with_poses(_with_maps(scan, {view.name: view.score for view in found.views}), found),
             points=None if scan.views else found.points.anomaly_score,
             areas_mm2=None if scan.views else vertex_areas(scan),
             defect_id=None if scan.views else found.points.defect_id,
@@ -370,6 +371,11 @@ def _with_maps(scan: Scan, maps: Mapping[str, ScoreMap]) -> tuple[ViewPrediction
         else ViewPrediction(v.name, np.nan, np.full(v.size_hw, np.nan, np.float32), WHOLE, part_of(v))
         for v in scan.views
     )
+
+
+def _with_poses(views: tuple[ViewPrediction, ...], found: Inspection) -> tuple[ViewPrediction, ...]:
+    pose_of = {view.name: view.part_from_camera for view in found.views}
+    return tuple(replace(view, part_from_camera=pose_of.get(view.name)) for view in views)
 
 
 def _failed(scan: Scan, reason: str) -> Prediction:

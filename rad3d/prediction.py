@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rad3d.arrays import Indices, Mask, Points, ScoreMap, Values
+from rad3d.arrays import Indices, Mask, Points, Pose, ScoreMap, Values
 from rad3d.errors import ResultError
 from rad3d.files import atomic_folder
 
@@ -27,6 +27,7 @@ class ViewPrediction:
         scores: (h, w) float32, NaN = not inspected.
         box: what of the image the map shows.
         part: (H, W) pixels of the image that show the part, None where no cloud tells.
+        part_from_camera: the pose that was found, in the frame of the found defects; None without one.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ViewPrediction:
     scores: ScoreMap
     box: Box = WHOLE
     part: Mask | None = None
+    part_from_camera: Pose | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,15 @@ class Prediction:
             "complete": self.complete,
             "reason": self.reason,
             "fails": self.fails,
-            "views": [{"name": v.name, "score": _none(v.score), "box": v.box} for v in self.views],
+            "views": [
+                {
+                    "name": v.name,
+                    "score": _none(v.score),
+                    "box": v.box,
+                    "part_from_camera": None if v.part_from_camera is None else v.part_from_camera.tolist(),
+                }
+                for v in self.views
+            ],
             "centroids_mm": None if self.centroids_mm is None else self.centroids_mm.tolist(),
             "defect_areas_mm2": None if self.defect_areas_mm2 is None else self.defect_areas_mm2.tolist(),
         }
@@ -102,7 +112,7 @@ class Prediction:
             header = json.loads((folder / "prediction.json").read_text())
             views = []
             for view in header["views"]:
-                part = folder / f"{view['name']}.part.png"
+                part, pose = folder / f"{view['name']}.part.png", view.get("part_from_camera")
                 views.append(
                     ViewPrediction(
                         view["name"],
@@ -110,6 +120,7 @@ class Prediction:
                         tifffile.imread(folder / f"{view['name']}.tiff"),
                         tuple(view["box"]),
                         np.asarray(PilImage.open(part)) > 0 if part.exists() else None,
+                        None if pose is None else np.array(pose, float),
                     )
                 )
             rows = list(np.load(folder / "points.npy")) if (folder / "points.npy").exists() else []

@@ -16,6 +16,7 @@ from PIL import Image as PilImage
 from rad3d.arrays import Mask, ScoreMap, Values
 from rad3d.baselines import RAD_CROP
 from rad3d.datasets.sample import Sample
+from rad3d.instances import labelled_regions
 from rad3d.metrics import (
     AUPRO_LIMITS,
     InstanceCounts,
@@ -88,11 +89,11 @@ def score_part(judged: Judged) -> PartScores:
             _add_with_inspected(values, name, partial(_points, judged, weighted), add, weighted=weighted)
             if any(summary.has_defects for summary in summaries):
                 values[f"{name} F1 of found defects"] = _found_f1(judged, weighted)
+    if any(summary.has_defects for summary in summaries):
         instances = sum((_instances(sample, load()) for sample, load in judged), InstanceCounts())
-        if any(summary.has_defects for summary in summaries):
-            values["defect precision"] = instances.precision
-            values["defect recall"] = instances.recall
-            values["defect F1"] = instances.f1
+        values["defect precision"] = instances.precision
+        values["defect recall"] = instances.recall
+        values["defect F1"] = instances.f1
     return PartScores(values, curves, instances)
 
 
@@ -259,13 +260,7 @@ def _found_f1(judged: Judged, weighted: bool) -> float:
 
 def _instances(sample: Sample, prediction: Prediction) -> InstanceCounts:
     """Defects found against labelled instances."""
-    labels = sample.load_point_labels()
     if prediction.centroids_mm is None or prediction.defect_areas_mm2 is None:
         return InstanceCounts()
-    if labels is None or prediction.areas_mm2 is None:
-        return InstanceCounts()
-    names = [name for name in np.unique(labels.instance) if name > 0]
-    inside = [labels.instance == name for name in names]
-    areas = np.array([prediction.areas_mm2[k].sum() for k in inside])
-    regions = [labels.points_mm[k] for k in inside]
+    regions, areas = labelled_regions(sample, prediction)
     return match_defects(prediction.centroids_mm, prediction.defect_areas_mm2, regions, areas)[0]
