@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from rad3d.geometry import random_rotation, transform_directions, transform_points, translation
 from rad3d.settings import SurfaceSettings
 from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 
@@ -23,15 +26,15 @@ def placed(rng, count, size_mm=20.0, specimens=3):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "limits",
     [SurfaceSettings(4.0, 5, 1.0, 1.2), SurfaceSettings(0.5, 8, 1.0, 1.0), SurfaceSettings(100.0, 1, 0.5, 3.2)],
 )
-def test_scores_equal_the_loop_over_pairs(reference, settings):
+def test_scores_equal_the_loop_over_pairs(reference, limits):
     rng = np.random.default_rng(0)
     query, remembered = placed(rng, 150), placed(rng, 400)
     allowed = remembered.specimen != 1
-    found = surface_scores(query, remembered, settings, allowed)
-    raw, nearest = reference.surface_scores(query, remembered, settings, allowed)
+    found = surface_scores(query, remembered, limits, allowed)
+    raw, nearest = reference.surface_scores(query, remembered, limits, allowed)
     np.testing.assert_allclose(found.raw, raw, atol=1e-5)
     assert np.array_equal(found.nearest, nearest)
 
@@ -54,6 +57,31 @@ def test_a_patch_from_elsewhere_on_the_part_is_no_answer():
     anywhere = surface_scores(moved, remembered, SurfaceSettings(100.0, 1, 3.2, 3.2)).raw[0]
     assert anywhere == pytest.approx(0, abs=1e-5)
     assert here > 0.1
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_rigid_motion_of_part_and_memory_and_the_order_of_patches_do_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    query, remembered = placed(rng, 40), placed(rng, 120)
+    limits = SurfaceSettings(6.0, 5, 1.0, 1.2)
+    still = surface_scores(query, remembered, limits).raw
+    pose = translation(rng.uniform(-50, 50, 3)) @ random_rotation(rng)
+    order = rng.permutation(120)
+
+    def moved(patches, rows):
+        return PlacedPatches(
+            transform_points(pose, patches.points_mm[rows]).astype(np.float32),
+            transform_directions(pose, patches.normals[rows]).astype(np.float32),
+            transform_directions(pose, patches.directions[rows]).astype(np.float32),
+            patches.features[rows],
+            patches.specimen[rows],
+            patches.position[rows],
+        )
+
+    after = surface_scores(moved(query, np.arange(40)), moved(remembered, order), limits).raw
+    # a patch on the very border of a limit may fall to either side of it by rounding
+    assert (np.abs(after - still) < 1e-5).mean() > 0.97
 
 
 def test_nothing_remembered_is_no_score():
