@@ -11,8 +11,8 @@ from rad3d.settings import FusionRule
 NO_EVIDENCE = 0.5
 """Weight of the assumption that a point is good: as much as one view at an incidence of 60 degrees."""
 
-LONE = 3.0
-"""Standard deviations by which one of three or more views may exceed the next: more is a glint or a shadow."""
+LONE = 1.5
+"""Standard deviations by which one of several views may exceed the next: more is a glint or a shadow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
         case "consistent":
             weight = views.incidence * seen
             second = np.sort(lowest, axis=0)[max(len(lowest) - 2, 0)]
-            most = np.where(count > 2, second + LONE, np.inf)
+            most = np.where(count > 1, second + LONE, np.inf)
             score = (np.where(seen, np.minimum(views.score, most), 0) * weight).sum(axis=0) / (
                 weight.sum(axis=0) + NO_EVIDENCE
             )
