@@ -16,8 +16,8 @@ ORDER = """
 arrays errors settings geometry camera view scan files ply meshes clouds organised captured io segment icp symmetry
 reference query register joint assemble render.shading render.raycast render.splat render.rasterize render
 viewpoints onnx_weights downloads weights encoder patches memory retrieval surface labelled mrad prompted expert
-backproject fusion calibration deviation metrics result defects feedback observe golden evidence arrange likeness
-fitting inspector zeroshot
+backproject fusion calibration deviation metrics result defects feedback coloured observe golden evidence arrange
+likeness fitting inspector zeroshot
 """.split()
 TOP = [
     "datasets",
@@ -27,6 +27,7 @@ TOP = [
     "auxiliary",
     "methods",
     "baselines",
+    "instances",
     "scoring",
     "evaluate",
     "demo",
