@@ -206,6 +206,23 @@ def test_ends_cleanly_on_ctrl_c(tmp_path):
         socket.create_connection(("127.0.0.1", port))
 
 
+def unregistered(name="lost"):
+    """A capture of which no view could be placed."""
+    empty, points = np.empty((0, 3)), PointScores.unknown(0)
+    bare = replace(inspection(name, cloud=True), vertices_mm=empty, points=points, defects=())
+    return replace(bare, verdict="incomplete", reason="not registered: too few points", score=float("nan"))
+
+
+def test_what_has_no_surface_is_left_out(served, caplog):
+    with caplog.at_level(logging.WARNING):
+        viewer = served([unregistered(), inspection("a"), unregistered("other")])
+    assert [item.name for item in viewer.items] == ["a"]
+    assert "lost: expected a surface to show" in caplog.text
+    assert "other: expected a surface to show" in caplog.text
+    with pytest.raises(ResultError, match="a surface to show"):
+        served([unregistered()])
+
+
 def test_nothing_to_show_is_an_error():
     with pytest.raises(ResultError, match="at least one thing"):
         serve([])

@@ -110,6 +110,20 @@ def shown(item: Inspection | Scan | Memory) -> Shown:
     return _plain(f"{part}: {int(placed.sum()):,} remembered patches", positions[placed], None, colours)
 
 
+def _shown_of(items: Sequence[Inspection | Scan | Memory]) -> list[Shown]:
+    """Those that have a surface, prepared for display: one capture that was not registered hides no other."""
+    displayed, last = [], None
+    for item in items:
+        try:
+            displayed.append(shown(item))
+        except ResultError as error:
+            log.warning("left out: %s", error)
+            last = error
+    if last is not None and not displayed:
+        raise last
+    return displayed
+
+
 def _check_surface(name: str, vertices: Points) -> None:
     if not len(vertices):
         raise ResultError(name, expected="a surface to show", got="none", remedy="look at its images instead")
@@ -150,14 +164,14 @@ def serve(
     """Show results, scans and memories side by side; with `block` until Ctrl-C.
 
     Args:
-        items: what to show.
+        items: what to show; results without surface are left out, with a warning.
         nominal: drawn as a ghost, where the items are along its axes.
         host: address to listen at; anything but this machine's own is warned about.
         port: where to listen; the next free one if it is taken.
         block: False returns at once; call `Viewer.stop`.
 
     Raises:
-        ResultError: nothing to show.
+        ResultError: nothing to show, or nothing of it has a surface.
         DependencyError: viser is not installed.
     """
     if not items:
@@ -168,12 +182,13 @@ def serve(
         raise DependencyError(
             "view", expected="the package viser", got=str(error), remedy="pip install 'rad3d[viewer]'"
         ) from error
+    displayed = _shown_of(items)
     if host not in LOOPBACK:
         log.warning("listening at %s: everybody who reaches this machine can see the parts", host)
     server = viser.ViserServer(host=host, port=port, label="rad3d", verbose=False)
     if server.get_port() != port:
         log.warning("port %d is taken, using %d", port, server.get_port())
-    viewer = Viewer(server, [shown(item) for item in items], nominal)
+    viewer = Viewer(server, displayed, nominal)
     log.info("showing at http://%s:%d (Ctrl-C ends it)", host, server.get_port())
     if block:
         try:
