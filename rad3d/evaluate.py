@@ -14,7 +14,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from rad3d.files import atomic_file
 from rad3d.fitting import Track, silently
 from rad3d.io import specimen_name
 from rad3d.prediction import Prediction
+from rad3d.result import versions
 from rad3d.scoring import AUTHORS, PartScores, score_part
 from rad3d.settings import Settings
 
@@ -256,16 +256,9 @@ def _describe(
         "fingerprint": runner.fingerprint,
         "settings": settings.to_dict(),
         "samples": {split: sum(s.split == split for s in samples) for split in ("train", "validation", "test")},
-        "versions": {name: _version(name) for name in ("rad3d", "torch", "timm", "numpy")},
+        "versions": versions(),
         "commit": _commit(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _commit() -> str | None:

@@ -55,7 +55,7 @@ from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
 from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station
 from rad3d.reference import Reference, build_reference
-from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores
+from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores, stamp
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches
@@ -385,6 +385,7 @@ class Inspector:
                 "identity": self.identity,
                 "judgements": [judgement.number for judgement in active(self.log)],
             },
+            **stamp(),
         )
 
     def _not_registered(self, scan: Scan, error: RegistrationError, clock: Clock) -> Inspection:

@@ -167,7 +167,7 @@ def test_pdf_has_a_page_per_finding_and_a_summary(inspection, tmp_path):
     three = write_pdf([inspection] * 3, tmp_path / "three.pdf").read_bytes()
     assert one.startswith(b"%PDF-")
     pages = [document.count(b"/Type /Page ") + document.count(b"/Type /Page\n") for document in (one, three)]
-    assert pages == [3, 10]  # findings, defects, views; and the summary
+    assert pages == [4, 13]  # findings, defects, views, where it comes from; and the summary
     with pytest.raises(ResultError, match="at least one"):
         write_pdf([], tmp_path / "none.pdf")
     assert not (tmp_path / "none.pdf").exists()

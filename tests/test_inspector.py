@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from io import BytesIO
 from types import SimpleNamespace
@@ -155,6 +156,8 @@ def test_the_report_fits_its_schema_and_reads_back(tmp_path, found):
     report = json.loads((folder / "report.json").read_text())
     schema = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
     jsonschema.validate(report, schema)
+    assert datetime.now(UTC) - datetime.fromisoformat(report["date"]) < timedelta(hours=1)
+    assert report["versions"]["numpy"] == np.__version__
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**report, "verdict": "maybe"}, schema)
     again = load_result(folder)
