@@ -351,7 +351,7 @@ class Inspector:
             defects=defects,
             vertices_mm=vertices,
             points=points.at(vertex),
-            views=views,
+            views=every_view(scan, views),
             part_from_scan=observation.part_from_scan,
             registration=_registrations(observation),
             evidence=pairs,
@@ -379,6 +379,7 @@ class Inspector:
             vertices_mm=scan.vertices_mm,
             faces=scan.faces,
             points=PointScores.unknown(len(scan.vertices_mm)),
+            views=every_view(scan, ()),
             good_scores=self.good_scores[np.isfinite(self.good_scores)],
             memory={
                 "folder": None if self.folder is None else str(self.folder.resolve()),
@@ -559,4 +560,17 @@ def view_scores(view: View, surface_tree: cKDTree, scores: Values, overlooked: M
         score=view_map(view, surface_tree, scores, REACH_MM, overlooked),
         part_from_camera=None if camera is None else camera.part_from_camera,
         intrinsics=None if camera is None else camera.intrinsics,
+    )
+
+
+def every_view(scan: Scan, judged: tuple[ViewScores, ...]) -> tuple[ViewScores, ...]:
+    """Of a capture all views, in its order: one that could not be registered was not inspected and has no pose."""
+    if not scan.views:
+        return judged
+    known = {view.name: view for view in judged}
+    return tuple(
+        known[view.name]
+        if view.name in known
+        else ViewScores(view.name, view.image, np.full(view.size_hw, np.nan, np.float32))
+        for view in scan.views
     )

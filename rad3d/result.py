@@ -105,8 +105,8 @@ class ViewScores:
         name: the view's name.
         image: (H, W, 3) uint8.
         score: (H, W) float32, NaN where not inspected.
-        part_from_camera: (4, 4), None for an image without a cloud.
-        intrinsics: (3, 3), None for an image without a cloud.
+        part_from_camera: (4, 4), None for an image without a cloud, or one that could not be registered.
+        intrinsics: (3, 3), None as well.
     """
 
     name: str
@@ -173,7 +173,7 @@ class Inspection:
         vertices_mm: (n, 3) every vertex of the scan in file order, in mm (captured: the merged surface, part frame).
         faces: (m, 3), None for clouds.
         points: scores per vertex.
-        views: the views as they were judged.
+        views: the views as they were judged; of a capture all, in its order.
         part_from_scan: (4, 4) where the vertices lie in the part frame, which the views are in; None = not registered.
         good_scores: (g,) leave-one-out scores of the good specimens, None = not known.
         registration: of the scan, or of each captured view: its name and `REGISTRATION`; () = not registered.

@@ -15,7 +15,7 @@ from rad3d.calibration import FalseReject
 from rad3d.errors import ScanError
 from rad3d.expert import Expert
 from rad3d.fusion import fuse
-from rad3d.inspector import view_scores
+from rad3d.inspector import every_view, view_scores
 from rad3d.observe import Clock, placed
 from rad3d.patches import Patches, windows_of
 from rad3d.render import renderer_for
@@ -80,7 +80,7 @@ def inspect_zero_shot(expert: Expert, scan: Scan, settings: Settings | None = No
             raw_score=fused.score[vertex],
             views_seen=fused.views_seen[vertex],
         ),
-        views=tuple(view_scores(view, tree, fused.score) for view in views),
+        views=every_view(scan, tuple(view_scores(view, tree, fused.score) for view in views)),
         **stamp(),
     )
 

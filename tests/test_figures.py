@@ -77,6 +77,13 @@ def test_contact_sheet_holds_every_view(inspection, count):
     assert sum(len(ax.images) for ax in figure.axes) >= 2 * count
 
 
+def test_contact_sheet_says_what_was_not_inspected(inspection):
+    (view,) = inspection.views
+    lost = replace(view, name="lost", score=np.full((40, 60), np.nan, np.float32), part_from_camera=None)
+    figure = figures.contact_sheet_figure(replace(inspection, views=(lost, view)))
+    assert [title for ax in figure.axes if (title := ax.get_title(loc="left"))] == ["lost, not inspected", view.name]
+
+
 def test_overlay_colours_only_what_was_judged(inspection):
     (view,) = inspection.views
     picture = overlay(view, 1.0)

@@ -143,6 +143,17 @@ def test_cameras_stand_where_they_stood_before_registration(served):
     assert np.linalg.norm(segmented.centroid_part_mm - PEAKS[0][0]) < 1.5
 
 
+def test_a_view_that_was_not_registered_stands_nowhere(served):
+    picture, blank = np.zeros((30, 40, 3), np.uint8), np.full((30, 40), np.nan, np.float32)
+    camera = Camera.from_field_of_view((30, 40), 0.6, look_at(np.array([60.0, 20, 30]), np.zeros(3)))
+    lost = ViewScores("lost", picture, blank)
+    seen = ViewScores("seen", picture, blank, camera.part_from_camera, camera.intrinsics)
+    viewer = served([replace(inspection(), views=(lost, seen))])
+    viewer._show_views.value = True
+    assert len(viewer._frames) == 1
+    assert served([replace(inspection(), views=(lost,))])._show_views is None
+
+
 def test_side_by_side_without_touching(served):
     viewer = served([inspection("a"), inspection("b", cloud=True), Scan("c", vertices_mm=inspection().vertices_mm)])
     spans = sorted((o[0] + s.vertices_mm[:, 0].min(), o[0] + s.vertices_mm[:, 0].max()) for s, o in viewer._placed())

@@ -311,6 +311,22 @@ def test_nothing_inspected_is_no_number():
     assert "None found where the surface was judged" in text
 
 
+def lost(view):
+    """A captured view that could not be registered."""
+    score = np.full(view.score.shape, np.nan, np.float32)
+    return replace(view, score=score, part_from_camera=None, intrinsics=None)
+
+
+def one_view_lost(item):
+    first, second = item.views
+    return replace(item, views=(lost(first), second))
+
+
+def unregistered(item):
+    """A capture of which no view could be registered: its images are all there is."""
+    return replace(emptied(item), views=tuple(lost(view) for view in item.views))
+
+
 def emptied(item):
     """A capture that was not registered: no surface, no views, nothing judged."""
     points = PointScores.unknown(0)
@@ -331,6 +347,8 @@ def all_anomalous(item):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (one_view_lost, ("view_0 not inspected", "view_1 peak")),
+        (unregistered, ("INCOMPLETE not registered: too few points", "view_0 not inspected", "view_1 not inspected")),
         (emptied, ("INCOMPLETE not registered: too few points", "None found where the surface was judged", "Score –")),
         (all_anomalous, ("9,000 mm²", "Score 9 ", "60 × 40 × 10 mm")),
         (lambda item: replace(item, threshold=float("nan"), point_threshold=0.0), ("fails above –",)),

@@ -68,7 +68,8 @@ def draw_view(view: ViewScores, threshold: float, pair: tuple["Axes", "Axes"]) -
     """A view as it was captured or rendered, and beside it the heat map with the anomalous region outlined."""
     plain, heat = pair
     plain.imshow(view.image)
-    plain.set_title(view.name, size=8, loc="left", parse_math=False)
+    name = view.name if np.isfinite(view.score).any() else f"{view.name}, not inspected"
+    plain.set_title(name, size=8, loc="left", parse_math=False)
     heat.imshow(overlay(view, threshold))
 
 

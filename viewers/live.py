@@ -296,7 +296,7 @@ class Viewer:
             )
             self.threshold.on_update(lambda _: self._resegment())
         self._show_views = None
-        if any(item.inspection is not None and item.inspection.views for item in self.items):
+        if any(_posed_views(item) for item in self.items):
             self._show_views = gui.add_checkbox("Camera positions", False)
             self._show_views.on_update(lambda _: self._frusta())
         self._frames: list[Any] = []
@@ -474,9 +474,8 @@ class Viewer:
             if not self._show_views.value:
                 return
             for index, (item, offset) in enumerate(self._placed()):
-                for number_, view in enumerate(item.inspection.views if item.inspection is not None else ()):
-                    if view.part_from_camera is not None and view.intrinsics is not None:
-                        self._frames.append(self._frustum(f"/view/{index}-{number_}", item, view, offset))
+                for number_, view in enumerate(_posed_views(item)):
+                    self._frames.append(self._frustum(f"/view/{index}-{number_}", item, view, offset))
 
     def _frustum(self, name: str, item: Shown, view: ViewScores, offset: Vector) -> Any:
         assert item.inspection is not None
@@ -531,6 +530,12 @@ def _on_one_scale(items: Sequence[Shown]) -> list[Shown]:
         colours = {**item.colours, **{title: quantity.colours for title, quantity in scaled.items()}}
         common.append(replace(item, colours=colours, quantities=scaled))
     return common
+
+
+def _posed_views(item: Shown) -> list[ViewScores]:
+    """The item's views of which it is known from where they look."""
+    views = () if item.inspection is None else item.inspection.views
+    return [view for view in views if view.part_from_camera is not None and view.intrinsics is not None]
 
 
 def _scan_from_part(item: Shown) -> Pose:

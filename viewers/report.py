@@ -163,9 +163,8 @@ def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
     for index in chosen:
         view = reduced(inspection.views[index], longest)
         heat = _picture(overlay(view, inspection.threshold), longest)
-        shown.append(
-            {"name": view.name, "image": _picture(view.image, longest), "heat": heat, "peak": number(peak[index])}
-        )
+        said = f"peak {number(peak[index])}" if np.isfinite(peak[index]) else "not inspected"
+        shown.append({"name": view.name, "image": _picture(view.image, longest), "heat": heat, "said": said})
     return shown
 
 
