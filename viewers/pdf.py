@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 A4 = (8.27, 11.69)
 POINTS = 150_000
+POINTS_OF_ALL = 1_000_000
+"""Vertices drawn of one specimen, and of all together, so that many specimens take no longer than people wait."""
 SPECIMENS_PER_PAGE = 40
 DEFECTS_PER_PAGE = 6
 LINES_PER_PAGE = 66
@@ -52,16 +54,17 @@ def write_pdf(results: Sequence[Inspection], path: str | Path, *, title: str = "
         if len(results) > 1:
             for start in range(0, len(results), SPECIMENS_PER_PAGE):
                 pages.savefig(_summary(results, start, title))
+        points = min(POINTS, POINTS_OF_ALL // len(results))
         for inspection in results:
-            for figure in pages_of(inspection):
+            for figure in pages_of(inspection, points):
                 pages.savefig(figure)
     return path
 
 
-def pages_of(inspection: Inspection) -> list["Figure"]:
-    """One specimen: what was found, its views, and where the result comes from."""
+def pages_of(inspection: Inspection, points: int = POINTS) -> list["Figure"]:
+    """One specimen: what was found, drawn with so many vertices, its views, and where the result comes from."""
     views = [contact_sheet_figure(inspection)] if inspection.views else []
-    return [*_specimen(inspection), *views, *_provenance(inspection)]
+    return [*_specimen(inspection, points), *views, *_provenance(inspection)]
 
 
 def _page() -> "Figure":
@@ -99,9 +102,9 @@ def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
     return figure
 
 
-def _specimen(inspection: Inspection) -> list["Figure"]:
+def _specimen(inspection: Inspection, points: int) -> list["Figure"]:
     """Findings of one specimen, on as many pages as its defects need."""
-    shown, close = _pictures(inspection) if len(inspection.vertices_mm) else ([], [])
+    shown, close = _pictures(inspection, points) if len(inspection.vertices_mm) else ([], [])
     figure = _page()
     verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
     _say(figure, 0.08, 0.96, _short(inspection.specimen, 60), size=16, weight="bold")
@@ -148,9 +151,9 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
     return pages
 
 
-def _pictures(inspection: Inspection) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
+def _pictures(inspection: Inspection, points: int) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
     """The part from two sides in the colours of each quantity, with a caption; and each defect close up."""
-    display = display_of(inspection, POINTS)
+    display = display_of(inspection, points)
     cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
     rendered = renderer_of(display).render(cameras)
     close = [on_white(coloured(view, display, display.quantities[:1])[0]) for view in rendered[2:]]
