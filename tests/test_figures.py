@@ -135,6 +135,14 @@ def test_curves_draw_their_data_and_areas():
     assert ax.get_legend().get_texts()[0].get_text() == "AUPRO@0.3 0.150"
 
 
+def test_curves_name_an_exact_value_where_it_is_known():
+    """Curves are drawn through few points; the table's number is the one to read."""
+    rate, hit = np.array([0, 0.5, 1.0]), np.array([0, 0.9, 1.0])
+    for draw, name in ((figures.roc_curve, "AUROC"), (figures.precision_recall_curve, "AP")):
+        assert draw(rate, hit, area=0.123).get_legend().get_texts()[0].get_text() == f"{name} 0.123"
+    assert figures.pro_curve(rate, hit, area=0.123).get_legend().get_texts()[0].get_text() == "AUPRO@0.3 0.123"
+
+
 def test_two_curves_share_axes_in_two_colours():
     ax = Figure().subplots()
     for name in ("a", "b"):

@@ -168,7 +168,7 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
     # one collection: sixty bars of `ax.bar` take longer than the rest of the report's figures
     left, right, floor = edges[:-1], edges[1:], np.full(len(counts), LEAST_BAR)
     corners = np.array([[left, floor], [left, counts], [right, counts], [right, floor]]).transpose(2, 0, 1)
-    bars = PolyCollection(corners[counts > 0], facecolors=colours[counts > 0], edgecolors=INK, linewidths=0.3)
+    bars = PolyCollection(list(corners[counts > 0]), facecolors=colours[counts > 0], edgecolors=INK, linewidths=0.3)
     ax.add_collection(bars, autolim=False)
     ax.set_xlim(left[0], right[-1])
     ax.set_ylim(LEAST_BAR, 1.2 * max(int(counts.max()), 1))
@@ -190,20 +190,32 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
     return ax
 
 
-def roc_curve(false_positive: Values, true_positive: Values, *, label: str = "", ax: "Axes | None" = None) -> "Axes":
-    """Receiver operating characteristic from rates in 0..1, with the area in the legend."""
+def roc_curve(
+    false_positive: Values,
+    true_positive: Values,
+    *,
+    label: str = "",
+    area: float | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Receiver operating characteristic from rates in 0..1, with the area in the legend.
+
+    Here and below `area` is the exact value, where the points are only some of the curve; None = of the points.
+    """
     ax = _axes(ax, "ROC", "false positive rate", "true positive rate")
-    area = float(np.trapezoid(true_positive, false_positive))
+    area = float(np.trapezoid(true_positive, false_positive)) if area is None else area
     ax.plot(false_positive, true_positive, color=_next_colour(ax), label=_legend(label, f"AUROC {area:.3f}"))
     _unit_square(ax)
     ax.legend(loc="lower right", frameon=False)
     return ax
 
 
-def precision_recall_curve(recall: Values, precision: Values, *, label: str = "", ax: "Axes | None" = None) -> "Axes":
+def precision_recall_curve(
+    recall: Values, precision: Values, *, label: str = "", area: float | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """Precision against recall from rates in 0..1, recall rising, with the average precision in the legend."""
     ax = _axes(ax, "Precision and recall", "recall", "precision")
-    average = float(np.sum(np.diff(recall, prepend=0.0) * precision))
+    average = float(np.sum(np.diff(recall, prepend=0.0) * precision)) if area is None else area
     ax.step(recall, precision, where="pre", color=_next_colour(ax), label=_legend(label, f"AP {average:.3f}"))
     _unit_square(ax)
     ax.legend(loc="lower left", frameon=False)
@@ -211,14 +223,20 @@ def precision_recall_curve(recall: Values, precision: Values, *, label: str = ""
 
 
 def pro_curve(
-    false_positive: Values, overlap: Values, *, limit: float = PRO_LIMIT, label: str = "", ax: "Axes | None" = None
+    false_positive: Values,
+    overlap: Values,
+    *,
+    limit: float = PRO_LIMIT,
+    label: str = "",
+    area: float | None = None,
+    ax: "Axes | None" = None,
 ) -> "Axes":
     """Per-region overlap against the false positive rate; the area up to `limit`, as share of the best."""
     ax = _axes(ax, "Per-region overlap", "false positive rate", "per-region overlap")
     inside = false_positive < limit
     x = np.append(false_positive[inside], limit)
     y = np.append(overlap[inside], np.interp(limit, false_positive, overlap))
-    area = float(np.trapezoid(y, x)) / limit
+    area = float(np.trapezoid(y, x)) / limit if area is None else area
     colour = _next_colour(ax)
     ax.fill_between(x, y, color=colour, alpha=0.12, linewidth=0)
     ax.plot(false_positive, overlap, color=colour, label=_legend(label, f"AUPRO@{limit:g} {area:.3f}"))
