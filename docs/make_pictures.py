@@ -1,10 +1,11 @@
-"""Make the README's picture: `rad3d demo -o DEMO`, `python docs/make_pictures.py DEMO/results/bracket_13_cut_mark`.
+"""Make the README's pictures: `rad3d demo -o DEMO`, `python docs/make_pictures.py DEMO/results/bracket_13_cut_mark`.
 
 Needs Chromium and playwright (the extra `test`), which draw the report as a reader sees it.
 """
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,9 +13,11 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from rad3d.result import load_result
+from rad3d.viewers.figures import contact_sheet
 from rad3d.viewers.report import write_report
 
 DOCS = Path(__file__).parent
+VIEWS = 4
 SIZE = {"width": 1280, "height": 1120}
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,5 +36,13 @@ def report_picture(folder: Path, picture: Path) -> None:
     Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)  # a third of the size
 
 
+def views_picture(folder: Path, picture: Path) -> None:
+    """The beginning of the result's contact sheet, its views.png."""
+    result = load_result(folder)
+    contact_sheet(replace(result, views=result.views[:VIEWS]), picture)
+    Image.open(picture).save(picture, optimize=True)  # all its colours: few would spoil the legend
+
+
 if __name__ == "__main__":
+    views_picture(Path(sys.argv[1]), DOCS / "demo.png")
     report_picture(Path(sys.argv[1]), DOCS / "report.png")

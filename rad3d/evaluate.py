@@ -4,7 +4,7 @@
     run.json          what was run: data, protocol, method, settings, fingerprint, versions, commit
     memory/           what was learned
     predictions/      one folder a test sample; a run that was killed continues behind the last one
-    results.json .csv .md, curves/<part>.png, worst.png
+    results.json .csv .md, curves/<part>.png .svg, worst.png
 """
 
 import json
@@ -14,7 +14,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +28,10 @@ from rad3d.files import atomic_file
 from rad3d.fitting import Track, silently
 from rad3d.io import specimen_name
 from rad3d.prediction import Prediction
+from rad3d.result import versions
 from rad3d.scoring import AUTHORS, PartScores, score_part
 from rad3d.settings import Settings
+from rad3d.viewers.figures import PRO_LIMIT, precision_recall_curve, pro_curve, roc_curve
 
 _log = logging.getLogger(__name__)
 
@@ -256,16 +257,9 @@ def _describe(
         "fingerprint": runner.fingerprint,
         "settings": settings.to_dict(),
         "samples": {split: sum(s.split == split for s in samples) for split in ("train", "validation", "test")},
-        "versions": {name: _version(name) for name in ("rad3d", "torch", "timm", "numpy")},
+        "versions": versions(),
         "commit": _commit(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _commit() -> str | None:
@@ -383,24 +377,32 @@ def write(result: Evaluation, output: Path) -> None:
 
 def _figures(result: Evaluation, scores: Mapping[str, PartScores], samples: Sequence[Sample], output: Path) -> None:
     """Curves per part, and the worst misses and false alarms."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     for part, score in scores.items():
         if not score.curves:
             continue
         figure = Figure(figsize=(12, 4), layout="constrained")
-        for axes, (x, y) in zip(figure.subplots(1, 3), _CURVES, strict=True):
-            for name, curve in score.curves.items():
-                axes.plot(curve[x], curve[y], label=name)
-            axes.set(xlabel=x.replace("_", " "), ylabel=y, xlim=(0, 0.3 if y == "overlap" else 1), ylim=(0, 1.02))
-        axes.legend(fontsize=7, frameon=False)
-        figure.suptitle(f"{result.title}, {part}")
-        _save(FigureCanvasAgg(figure), output / "curves" / f"{specimen_name(part)}.png")
+        roc, precision, overlap = figure.subplots(1, 3)
+        for name, curve in score.curves.items():
+            exact, rate = score.values, curve["false_positive_rate"]
+            roc_curve(rate, curve["recall"], label=name, area=exact[f"{name} AUROC"], ax=roc)
+            average, shared = exact[f"{name} AP"], exact.get(f"{name} AUPRO@{PRO_LIMIT:g}")
+            precision_recall_curve(curve["recall"], curve["precision"], label=name, area=average, ax=precision)
+            if shared is not None:  # specimens and images have no regions
+                pro_curve(rate, curve["overlap"], label=name, area=shared, ax=overlap)
+        overlap.set_visible(overlap.has_data())
+        figure.suptitle(f"{result.title}, {part}", parse_math=False)
+        for suffix in ("png", "svg"):
+            with (
+                atomic_file(output / "curves" / f"{specimen_name(part)}.{suffix}") as new,
+                rc_context({"svg.fonttype": "none"}),
+            ):
+                figure.savefig(new, format=suffix, dpi=100)
     _worst(result, [s for s in samples if s.split == "test" and _folder(output, s).is_dir()], output)
 
 
-_CURVES = (("false_positive_rate", "recall"), ("recall", "precision"), ("false_positive_rate", "overlap"))
 _WORST = 4
 
 

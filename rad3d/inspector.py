@@ -56,7 +56,7 @@ from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
 from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station, check_depth
 from rad3d.reference import Reference, build_reference
-from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores
+from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores, stamp
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches
@@ -362,7 +362,7 @@ class Inspector:
             defects=defects,
             vertices_mm=vertices,
             points=points.at(vertex),
-            views=views,
+            views=every_view(scan, views),
             part_from_scan=observation.part_from_scan,
             registration=_registrations(observation),
             evidence=pairs,
@@ -390,12 +390,14 @@ class Inspector:
             vertices_mm=scan.vertices_mm,
             faces=scan.faces,
             points=PointScores.unknown(len(scan.vertices_mm)),
+            views=every_view(scan, ()),
             good_scores=self.good_scores[np.isfinite(self.good_scores)],
             memory={
                 "folder": None if self.folder is None else str(self.folder.resolve()),
                 "identity": self.identity,
                 "judgements": [judgement.number for judgement in active(self.log)],
             },
+            **stamp(),
         )
 
     def _not_registered(self, scan: Scan, error: RegistrationError, clock: Clock) -> Inspection:
@@ -568,4 +570,17 @@ def view_scores(view: View, surface_tree: cKDTree, scores: Values, overlooked: M
         score=view_map(view, surface_tree, scores, REACH_MM, overlooked),
         part_from_camera=None if camera is None else camera.part_from_camera,
         intrinsics=None if camera is None else camera.intrinsics,
+    )
+
+
+def every_view(scan: Scan, judged: tuple[ViewScores, ...]) -> tuple[ViewScores, ...]:
+    """Of a capture all views, in its order: one that could not be registered was not inspected and has no pose."""
+    if not scan.views:
+        return judged
+    known = {view.name: view for view in judged}
+    return tuple(
+        known[view.name]
+        if view.name in known
+        else ViewScores(view.name, view.image, np.full(view.size_hw, np.nan, np.float32))
+        for view in scan.views
     )

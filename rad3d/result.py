@@ -6,8 +6,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from platform import python_version
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +23,11 @@ from rad3d.files import atomic_folder
 from rad3d.ply import read_ply, write_ply
 from rad3d.scan import MM_PER_UNIT, Unit
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_SINCE_3: Mapping[str, Any] = {"date": None, "versions": None}
 ADDED_SINCE: Mapping[int, Mapping[str, Any]] = {
-    1: {"part_from_scan": None, "good_scores": None, "registration": [], "evidence": []},
+    1: {"part_from_scan": None, "good_scores": None, "registration": [], "evidence": [], **_SINCE_3},
+    2: _SINCE_3,
     SCHEMA_VERSION: {},
 }
 """What reports of the versions that can be read lack: it is not known."""
@@ -100,8 +105,8 @@ class ViewScores:
         name: the view's name.
         image: (H, W, 3) uint8.
         score: (H, W) float32, NaN where not inspected.
-        part_from_camera: (4, 4), None for an image without a cloud.
-        intrinsics: (3, 3), None for an image without a cloud.
+        part_from_camera: (4, 4), None for an image without a cloud, or one that could not be registered.
+        intrinsics: (3, 3), None as well.
     """
 
     name: str
@@ -168,12 +173,14 @@ class Inspection:
         vertices_mm: (n, 3) every vertex of the scan in file order, in mm (captured: the merged surface, part frame).
         faces: (m, 3), None for clouds.
         points: scores per vertex.
-        views: the views as they were judged.
+        views: the views as they were judged; of a capture all, in its order.
         part_from_scan: (4, 4) where the vertices lie in the part frame, which the views are in; None = not registered.
         good_scores: (g,) leave-one-out scores of the good specimens, None = not known.
         registration: of the scan, or of each captured view: its name and `REGISTRATION`; () = not registered.
         memory: what it was inspected with: folder, identity, and the numbers of the judgements that counted.
         evidence: of the defects whose patches were compared.
+        date: when it was inspected, ISO 8601 in UTC; None = not known.
+        versions: of what it was inspected with, by package; None = not known.
     """
 
     specimen: str
@@ -200,6 +207,8 @@ class Inspection:
     registration: tuple[Mapping[str, Any], ...] = field(default=())
     memory: Mapping[str, Any] | None = None
     evidence: tuple[PatchPair, ...] = field(default=())
+    date: str | None = None
+    versions: Mapping[str, str] | None = None
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json` (see report.schema.json); numbers that do not exist are None."""
@@ -236,6 +245,8 @@ class Inspection:
             "registration": [dict(one) for one in self.registration],
             "memory": None if self.memory is None else dict(self.memory),
             "evidence": [{name: getattr(pair, name) for name in _PAIR} for pair in self.evidence],
+            "date": self.date,
+            "versions": None if self.versions is None else dict(self.versions),
         }
         report = {"schema_version": SCHEMA_VERSION, **values, **known, "views": views}
         cleaned: dict[str, Any] = _without_nan({**report, "defects": [asdict(defect) for defect in self.defects]})
@@ -279,6 +290,23 @@ class Inspection:
         return folder
 
 
+def stamp() -> dict[str, Any]:
+    """`date` and `versions` of an inspection that is made now."""
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that scores depend on, as installed here."""
+    return {**{name: _version(name) for name in ("rad3d", "torch", "timm", "numpy")}, "python": python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def load_result(folder: str | Path) -> Inspection:
     """Read back what `Inspection.save` wrote, by this version or an earlier one; what those did not know is None.
 
@@ -292,16 +320,17 @@ def load_result(folder: str | Path) -> Inspection:
         raise ResultError(
             folder, expected="the folder of a result with report.json", got=f"{error}", remedy="inspect again"
         ) from error
-    version = report.pop("schema_version", None) if isinstance(report, dict) else None
-    if not isinstance(version, int) or version not in ADDED_SINCE:
+    schema = report.pop("schema_version", None) if isinstance(report, dict) else None
+    if not isinstance(schema, int) or schema not in ADDED_SINCE:
+        *earlier, newest = ADDED_SINCE
         raise ResultError(
             folder / "report.json",
-            expected=f"schema_version {' or '.join(map(str, ADDED_SINCE))}",
-            got=f"{version}",
+            expected=f"schema_version {', '.join(map(str, earlier))} or {newest}",
+            got=f"{schema}",
             remedy="read it with the version of rad3d that wrote it, or inspect again",
         )
     try:
-        return _read({**ADDED_SINCE[version], **report}, folder)
+        return _read({**ADDED_SINCE[schema], **report}, folder)
     except Rad3dError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -332,7 +361,7 @@ def _read(report: dict[str, Any], folder: Path) -> Inspection:
     )
     arrays = {name: _array(report.pop(name)) for name in ("part_from_scan", "good_scores")}
     numbers = {k: _with_nan(report[k]) for k in ("score", "threshold", "point_threshold", "coverage", "coverage_total")}
-    registration = tuple(_with_nan(one) for one in report.pop("registration"))
+    registration = tuple({**_with_nan(one), "view": one["view"]} for one in report.pop("registration"))
     return Inspection(
         **{**report, **numbers},
         registration=registration,

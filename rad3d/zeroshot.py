@@ -15,11 +15,11 @@ from rad3d.calibration import FalseReject
 from rad3d.errors import ScanError
 from rad3d.expert import Expert
 from rad3d.fusion import fuse
-from rad3d.inspector import view_scores
+from rad3d.inspector import every_view, view_scores
 from rad3d.observe import Clock, placed
 from rad3d.patches import Patches, windows_of
 from rad3d.render import renderer_for
-from rad3d.result import Inspection, PointScores
+from rad3d.result import Inspection, PointScores, stamp
 from rad3d.scan import Scan, merged_surface
 from rad3d.settings import Settings
 from rad3d.view import View
@@ -80,7 +80,8 @@ def inspect_zero_shot(expert: Expert, scan: Scan, settings: Settings | None = No
             raw_score=fused.score[vertex],
             views_seen=fused.views_seen[vertex],
         ),
-        views=tuple(view_scores(view, tree, fused.score) for view in views),
+        views=every_view(scan, tuple(view_scores(view, tree, fused.score) for view in views)),
+        **stamp(),
     )
 
 

@@ -17,11 +17,11 @@ from rad3d.baselines import RAD_CROP, Rad
 from rad3d.datasets.sample import Choice, MaskFile, Sample, ViewFiles, image_size_hw
 from rad3d.encoder import Encoder, rad_input
 from rad3d.errors import DatasetError, ResultError, ScanError
-from rad3d.evaluate import evaluate
+from rad3d.evaluate import Evaluation, evaluate
 from rad3d.metrics import InstanceCounts, aupro
 from rad3d.ply import write_ply
 from rad3d.prediction import WHOLE, Prediction, ViewPrediction
-from rad3d.scoring import AUTHORS, PIXELS, authors_mask, on_image, score_part
+from rad3d.scoring import AUTHORS, PIXELS, PartScores, authors_mask, on_image, score_part
 from rad3d.settings import EncoderSettings, Settings
 
 H, W = 60, 80
@@ -92,9 +92,29 @@ def test_everything_is_written_and_says_what_it_is(data, tmp_path, settings):
     assert (out / "results.csv").read_text().splitlines()[0].startswith("part,good specimens")
     for figure in (out / "curves" / "gear.png", out / "curves" / "rack.png", out / "worst.png"):
         assert image_size_hw(figure)[1] > 100
+    drawn = (out / "curves" / "gear.svg").read_text()
+    for curve, metric in (("specimen", "AUROC"), ("specimen", "AP"), ("pixel", "AUPRO@0.3")):
+        assert f"{curve}: {metric} {result.parts['gear'][f'{curve} {metric}']:.3f}" in drawn
     maps = sorted((out / "predictions").rglob("*.tiff"))
     assert len(maps) == 8
     assert (tifffile.imread(maps[0]).shape, tifffile.imread(maps[0]).dtype) == ((256, 256), np.float32)
+
+
+def test_curves_are_those_of_the_figures_module(tmp_path):
+    """One part with specimens and pixels, one where nothing is defined."""
+    rate = np.array([0.0, 0.5, 1.0])
+    curve = {"false_positive_rate": rate, "recall": rate, "precision": 1 - rate / 2, "overlap": rate}
+    values = {f"{name} {metric}": 0.625 for name in ("specimen", "pixel") for metric in ("AUROC", "AP")}
+    known = PartScores({**values, "pixel AUPRO@0.3": 0.5}, {"specimen": curve, "pixel": curve}, InstanceCounts(0, 0, 0))
+    result = Evaluation("RAD & more", {}, {}, {}, {}, ())
+    module._figures(result, {"a b": known, "none": PartScores({}, {}, InstanceCounts(0, 0, 0))}, [], tmp_path)
+    (png, svg) = sorted((tmp_path / "curves").iterdir())
+    assert (png.suffix, svg.suffix) == (".png", ".svg")
+    assert image_size_hw(png)[1] > 1000
+    drawn = svg.read_text()
+    for said in ("specimen: AUROC 0.625", "pixel: AP 0.625", "pixel: AUPRO@0.3 0.500", "RAD &amp; more, a b"):
+        assert said in drawn
+    assert "specimen: AUPRO" not in drawn
 
 
 def test_rad_equals_the_slow_reference_on_the_same_features(data, tmp_path, settings, reference):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.ndimage import find_objects, label
 from skimage.color import rgb2lab
 
 from rad3d.errors import ResultError
@@ -72,9 +73,30 @@ def test_contact_sheet_shows_image_and_heat_map(inspection, tmp_path):
 def test_contact_sheet_holds_every_view(inspection, count):
     views = tuple(replace(inspection.views[0], name=f"view {k}") for k in range(count))
     figure = figures.contact_sheet_figure(replace(inspection, views=views))
-    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    titles = [text.get_text() for text in figure.texts]
     assert [title for title in titles if title.startswith("view")] == [view.name for view in views]
-    assert sum(len(ax.images) for ax in figure.axes) >= 2 * count
+    paper = figure.axes[-1].images[0].get_array()
+    drawn, _ = label((paper != 255).any(axis=2))
+    assert len(find_objects(drawn)) == 2 * count
+
+
+def test_contact_sheet_keeps_the_shape_of_each_view(inspection):
+    (view,) = inspection.views
+    tall = replace(view, image=view.image.swapaxes(0, 1), score=view.score.T)
+    paper = figures.contact_sheet_figure(replace(inspection, views=(view, tall))).axes[-1].images[0].get_array()
+    drawn, _ = label((paper != 255).any(axis=2))
+    sizes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in find_objects(drawn)]
+    for (height, width), ratio in zip(
+        sorted(sizes, key=lambda size: -size[1]), (1.5, 1.5, 1 / 1.5, 1 / 1.5), strict=True
+    ):
+        assert width / height == pytest.approx(ratio, rel=0.02)
+
+
+def test_contact_sheet_says_what_was_not_inspected(inspection):
+    (view,) = inspection.views
+    lost = replace(view, name="lost", score=np.full((40, 60), np.nan, np.float32), part_from_camera=None)
+    figure = figures.contact_sheet_figure(replace(inspection, views=(lost, view)))
+    assert [text.get_text() for text in figure.texts][:2] == ["lost, not inspected", view.name]
 
 
 def test_overlay_colours_only_what_was_judged(inspection):
@@ -113,6 +135,14 @@ def test_curves_draw_their_data_and_areas():
     assert ax.get_legend().get_texts()[0].get_text() == "AUPRO@0.3 0.150"
 
 
+def test_curves_name_an_exact_value_where_it_is_known():
+    """Curves are drawn through few points; the table's number is the one to read."""
+    rate, hit = np.array([0, 0.5, 1.0]), np.array([0, 0.9, 1.0])
+    for draw, name in ((figures.roc_curve, "AUROC"), (figures.precision_recall_curve, "AP")):
+        assert draw(rate, hit, area=0.123).get_legend().get_texts()[0].get_text() == f"{name} 0.123"
+    assert figures.pro_curve(rate, hit, area=0.123).get_legend().get_texts()[0].get_text() == "AUPRO@0.3 0.123"
+
+
 def test_two_curves_share_axes_in_two_colours():
     ax = Figure().subplots()
     for name in ("a", "b"):
@@ -145,7 +175,10 @@ def test_memory_map_has_equal_axes():
 
 def test_histogram_counts_all_judged_points(inspection):
     ax = figures.score_histogram(replace(inspection, good_scores=np.array([0.5, 0.6])))
-    assert sum(bar.get_height() for bar in ax.patches) == 390
+    (bars,) = ax.collections
+    heights = [path.vertices[:, 1].max() for path in bars.get_paths()]
+    assert sum(heights) == 390
+    assert max(heights) < ax.get_ylim()[1]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "defect threshold 1.5" in labels
     assert "region threshold 1" in labels
@@ -167,7 +200,7 @@ def test_pdf_has_a_page_per_finding_and_a_summary(inspection, tmp_path):
     three = write_pdf([inspection] * 3, tmp_path / "three.pdf").read_bytes()
     assert one.startswith(b"%PDF-")
     pages = [document.count(b"/Type /Page ") + document.count(b"/Type /Page\n") for document in (one, three)]
-    assert pages == [3, 10]  # findings, defects, views; and the summary
+    assert pages == [4, 13]  # findings, defects, views, where it comes from; and the summary
     with pytest.raises(ResultError, match="at least one"):
         write_pdf([], tmp_path / "none.pdf")
     assert not (tmp_path / "none.pdf").exists()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from io import BytesIO
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import jsonschema
 import numpy as np
 import pytest
+import tifffile
 import trimesh
 from PIL import Image
 
@@ -21,10 +23,11 @@ from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.evidence import smoothing
 from rad3d.fitting import look_from, look_of, more_complete, usable_together
 from rad3d.geometry import random_rotation, transform_points, translation
-from rad3d.inspector import specimen_score
+from rad3d.inspector import every_view, specimen_score
 from rad3d.patches import cut, place, windows_of
 from rad3d.ply import read_ply, write_ply
 from rad3d.render import renderer_for
+from rad3d.result import ViewScores
 from rad3d.scan import Surface
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
 from rad3d.view import BACKGROUND, View
@@ -189,6 +192,8 @@ def test_the_report_fits_its_schema_and_reads_back(tmp_path, found):
     report = json.loads((folder / "report.json").read_text())
     schema = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
     jsonschema.validate(report, schema)
+    assert datetime.now(UTC) - datetime.fromisoformat(report["date"]) < timedelta(hours=1)
+    assert report["versions"]["numpy"] == np.__version__
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**report, "verdict": "maybe"}, schema)
     again = load_result(folder)
@@ -263,6 +268,38 @@ def test_captured_views_and_rendered_ones_are_not_compared(inspector, good_scans
         inspector.inspect(capture)
     with pytest.raises(ScanError, match="both kinds"):
         Inspector.fit([capture, *good_scans])
+
+
+def captured(*names):
+    pictures = np.random.default_rng(0).integers(0, 255, (len(names), 6, 8, 3), np.uint8)
+    views = tuple(View(name, "captured", picture) for name, picture in zip(names, pictures, strict=True))
+    return Scan("c", vertices_mm=np.empty((0, 3)), views=views)
+
+
+def test_every_captured_view_has_a_map_in_the_scans_order():
+    scan = captured("000", "001", "002")
+    seen = ViewScores("001", scan.views[1].image, np.ones((6, 8), np.float32), np.eye(4), np.eye(3))
+    found = every_view(scan, (seen,))
+    assert [view.name for view in found] == ["000", "001", "002"]
+    assert found[1] is seen
+    for view, lost in ((scan.views[k], found[k]) for k in (0, 2)):
+        np.testing.assert_array_equal(lost.image, view.image)
+        assert lost.score.shape == (6, 8)
+        assert lost.score.dtype == np.float32
+        assert np.isnan(lost.score).all()
+        assert lost.part_from_camera is None
+        assert lost.intrinsics is None
+    rendered = Scan("r", vertices_mm=np.zeros((3, 3)))
+    assert every_view(rendered, (seen,)) == (seen,)
+
+
+def test_a_capture_of_which_nothing_registers_keeps_its_views(tmp_path, inspector):
+    result = replace(inspector, cameras=()).inspect(captured("000", "001"))
+    assert result.verdict == "incomplete"
+    assert "not registered" in result.reason
+    assert [view.name for view in result.views] == ["000", "001"]
+    folder = result.save(tmp_path / "out")
+    assert np.isnan(tifffile.imread(folder / "maps" / "001.tiff")).all()
 
 
 def test_of_a_scan_that_looks_unlike_the_good_ones_only_the_shape_is_compared(inspector, dented):

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from scipy.spatial import cKDTree
 
+from rad3d.calibration import p_value
 from rad3d.camera import Camera
 from rad3d.defects import PEAK_SHARE
 from rad3d.errors import ResultError
@@ -28,6 +30,8 @@ from rad3d.scan import Scan
 from rad3d.viewers.segmenting import Segmenter
 
 pytest.importorskip("viser", reason="the extra `viewer` is not installed")
+import viser.transforms as vtf
+
 from rad3d.viewers.live import OWN_COLOUR, serve, shown
 
 PEAKS = ((np.array([20.0, 0, 0]), 4.0), (np.array([0, -20.0, 0]), 2.0))
@@ -61,6 +65,7 @@ def inspection(name="ball", cloud=False):
         defects=defects,
         vertices_mm=vertices,
         faces=None if cloud else np.asarray(mesh.faces),
+        good_scores=np.array([0.3, 0.5, 0.8]),
         points=PointScores(
             score,
             score,
@@ -100,6 +105,7 @@ def test_segments_again_as_the_peaks_are(cloud):
     (worst,) = segmenter.defects(2.5)
     assert worst.peak_score == pytest.approx(4.2, abs=0.05)
     assert np.linalg.norm(np.array(worst.centroid_mm) - PEAKS[0][0]) < 1.5
+    assert worst.p_value == p_value(segmenter.inspection.good_scores, worst.peak_score)
     # where 4 exp(-r^2 / 18) + 0.2 exceeds the share of its peak at which a defect ends; some 2 mm^2 a point
     assert worst.area_mm2 == pytest.approx(np.pi * 18 * np.log(4 / (PEAK_SHARE * 4.2 - 0.2)), rel=0.2)
 
@@ -137,11 +143,54 @@ def test_cameras_stand_where_they_stood_before_registration(served):
     assert np.linalg.norm(segmented.centroid_part_mm - PEAKS[0][0]) < 1.5
 
 
+def test_a_view_that_was_not_registered_stands_nowhere(served):
+    picture, blank = np.zeros((30, 40, 3), np.uint8), np.full((30, 40), np.nan, np.float32)
+    camera = Camera.from_field_of_view((30, 40), 0.6, look_at(np.array([60.0, 20, 30]), np.zeros(3)))
+    lost = ViewScores("lost", picture, blank)
+    seen = ViewScores("seen", picture, blank, camera.part_from_camera, camera.intrinsics)
+    viewer = served([replace(inspection(), views=(lost, seen))])
+    viewer._show_views.value = True
+    assert len(viewer._frames) == 1
+    assert served([replace(inspection(), views=(lost,))])._show_views is None
+
+
 def test_side_by_side_without_touching(served):
     viewer = served([inspection("a"), inspection("b", cloud=True), Scan("c", vertices_mm=inspection().vertices_mm)])
     spans = sorted((o[0] + s.vertices_mm[:, 0].min(), o[0] + s.vertices_mm[:, 0].max()) for s, o in viewer._placed())
     assert all(right < left for (_, right), (left, _) in pairwise(spans))
     assert [index for index, _ in viewer.defects] == [0, 0, 1, 1]
+
+
+def test_one_range_for_all_that_is_shown(served):
+    """The legend speaks of every item: the same value has the same colour in each."""
+    first, second = inspection("a", cloud=True), inspection("b", cloud=True)
+    wide = replace(second.points, deviation_mm=4 * second.points.deviation_mm)
+    viewer = served([first, replace(second, points=wide, threshold=3.0)])
+    for mode, field in (("Signed deviation [mm]", "deviation_mm"), ("Anomaly score", "anomaly_score")):
+        viewer.mode.value = mode
+        values = np.concatenate([item.quantities[mode].values for item in viewer.items])
+        colours = np.concatenate([drawn.colors for drawn in viewer._drawn])
+        order = np.argsort(values)
+        near = np.diff(values[order]) < 1e-3 * np.ptp(values)
+        jumps = np.abs(np.diff(colours[order].astype(int), axis=0)).max(axis=1)
+        assert jumps[near].max() < 20, field
+    assert ">6<" in viewer._legend.content  # twice the higher threshold
+
+
+def test_nominal_stands_where_each_item_was_before_registration(served):
+    scan_from_part = translation((300.0, -40.0, 7.0)) @ random_rotation(np.random.default_rng(3))
+    item = inspection("a")
+    moved = replace(
+        item, vertices_mm=transform_points(scan_from_part, item.vertices_mm), part_from_scan=inverse(scan_from_part)
+    )
+    nominal = Scan("nominal", vertices_mm=item.vertices_mm, faces=item.faces)
+    viewer = served([moved, item], nominal=nominal)
+    for ghost, drawn in zip(viewer._ghosts, viewer.items, strict=True):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = vtf.SO3(np.asarray(ghost.wxyz)).as_matrix(), ghost.position
+        where = transform_points(pose, ghost.vertices.astype(float))
+        offset = viewer._offsets[viewer.items.index(drawn)]
+        assert cKDTree(where).query(drawn.vertices_mm + offset)[0].max() < 1e-3
 
 
 def test_taken_port_moves_on_and_says_so(served, caplog):
@@ -164,13 +213,15 @@ def test_only_this_machine_unless_told(served, caplog):
     assert "everybody who reaches this machine can see the parts" in caplog.text
 
 
-def test_more_points_than_a_browser_draws_are_thinned():
-    rng = np.random.default_rng(0)
-    item = shown(Scan("big", vertices_mm=rng.uniform(0, 100, (1_200_000, 3))))
+def test_more_points_than_a_browser_draws_are_thinned(served):
+    vertices = np.random.default_rng(0).uniform(0, 100, (1_200_000, 3)) + 4000.0
+    viewer = served([Scan("big", vertices_mm=vertices)])
+    (item,), (sent,) = viewer.items, viewer._drawn
     assert item.original == 1_200_000
     assert 300_000 < len(item.vertices_mm) <= 1_000_000
-    sent = item.vertices_mm.astype(np.float16).nbytes + item.colours["Own colour"]().nbytes
-    assert sent < 20e6
+    assert sent.points.nbytes + sent.colors.nbytes < 20e6
+    # far from the origin 16 bits would put points into layers 2 mm apart
+    assert np.abs(sent.points - item.vertices_mm).max() < 1e-3
 
 
 def test_own_colours_come_from_the_scan_while_it_is_there(tmp_path, caplog):
@@ -204,6 +255,23 @@ def test_ends_cleanly_on_ctrl_c(tmp_path):
     assert "Traceback" not in rest
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def unregistered(name="lost"):
+    """A capture of which no view could be placed."""
+    empty, points = np.empty((0, 3)), PointScores.unknown(0)
+    bare = replace(inspection(name, cloud=True), vertices_mm=empty, points=points, defects=())
+    return replace(bare, verdict="incomplete", reason="not registered: too few points", score=float("nan"))
+
+
+def test_what_has_no_surface_is_left_out(served, caplog):
+    with caplog.at_level(logging.WARNING):
+        viewer = served([unregistered(), inspection("a"), unregistered("other")])
+    assert [item.name for item in viewer.items] == ["a"]
+    assert "lost: expected a surface to show" in caplog.text
+    assert "other: expected a surface to show" in caplog.text
+    with pytest.raises(ResultError, match="a surface to show"):
+        served([unregistered()])
 
 
 def test_nothing_to_show_is_an_error():

@@ -24,7 +24,7 @@ from rad3d.viewers.display import display_of, thinned
 from rad3d.viewers.exports import write_csv
 from rad3d.viewers.figures import contact_sheet
 from rad3d.viewers.measures import number
-from rad3d.viewers.pdf import write_pdf
+from rad3d.viewers.pdf import pages_of, write_pdf
 from rad3d.viewers.report import inspection_html, report_html, write_report
 
 PEAKS = (((22.0, 5.0, 5.0), 2.4), ((-12.0, 8.0, 5.0), 1.7))
@@ -149,6 +149,72 @@ def test_shows_the_evidence_beside_the_nearest_good_patch(page):
         assert picture[15, 20].min() > 150  # outlined in white
 
 
+REGISTERED = {
+    "view": None,
+    "fitness": 0.9976,
+    "rmse_mm": 0.01625,
+    "overlap": 0.9,
+    "margin": 1.0,
+    "free_directions": ["turning about its axis"],
+    "trusted": True,
+    "reason": "",
+}
+
+
+def traced(item):
+    """With all that a result knows of where it comes from: one view was placed, another was not."""
+    lost = {"view": "view_1", "fitness": 0.2, "rmse_mm": float("nan"), "free_directions": [], "trusted": False}
+    return replace(
+        item,
+        memory={"folder": "/memories/plate", "identity": "0123abcd", "judgements": [2, 5]},
+        registration=(
+            {**REGISTERED, "view": "view_0"},
+            {**REGISTERED, **lost, "reason": "too little of the part is seen"},
+        ),
+        date="2026-03-01T09:30:00+00:00",
+        versions={"rad3d": "0.0.7", "python": "3.11.2"},
+    )
+
+
+TRACES = (
+    "/memories/plate",
+    "0123abcd",
+    "judgements 2, 5",
+    "Registration of view_0",
+    "fitness 0.998, RMSE 0.0163 mm, free: turning about its axis",
+    "Registration of view_1",
+    "not used: too little of the part is seen",
+    "2026-03-01 09:30 UTC",
+    "rad3d 0.0.7, python 3.11.2",
+    "made-up-encoder",
+    "encoder.name",
+)
+
+
+def said_in_pdf(item):
+    return " ".join(text.get_text() for page in pages_of(item) for text in page.texts)
+
+
+def test_says_where_it_comes_from(failed):
+    item = traced(failed)
+    for said in (text_of(report_html([item])), " ".join(said_in_pdf(item).split())):
+        for trace in TRACES:
+            assert trace in said
+    (one,) = item.registration[:1]
+    whole = text_of(report_html([replace(item, registration=({**one, "view": None},))]))
+    assert "Registration fitness 0.998" in whole
+
+
+def test_what_an_older_result_does_not_know_is_not_made_up(failed):
+    assert failed.date is None
+    text = text_of(report_html([failed]))
+    _, *cells = (text.get_text() for text in pages_of(failed)[-1].texts)
+    printed = dict(zip(cells[::2], cells[1::2], strict=True))
+    for name in ("Inspected", "Versions", "Memory", "Registration"):
+        assert f"{name} not known" in text
+        assert printed[name] == "not known"
+
+
 def test_histogram_has_the_good_specimens(page):
     chart = page[page.index('class="chart"') : page.index("What was looked at")]
     assert "highest of each of 3 good specimens" in chart
@@ -245,6 +311,22 @@ def test_nothing_inspected_is_no_number():
     assert "None found where the surface was judged" in text
 
 
+def lost(view):
+    """A captured view that could not be registered."""
+    score = np.full(view.score.shape, np.nan, np.float32)
+    return replace(view, score=score, part_from_camera=None, intrinsics=None)
+
+
+def one_view_lost(item):
+    first, second = item.views
+    return replace(item, views=(lost(first), second))
+
+
+def unregistered(item):
+    """A capture of which no view could be registered: its images are all there is."""
+    return replace(emptied(item), views=tuple(lost(view) for view in item.views))
+
+
 def emptied(item):
     """A capture that was not registered: no surface, no views, nothing judged."""
     points = PointScores.unknown(0)
@@ -265,6 +347,8 @@ def all_anomalous(item):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (one_view_lost, ("view_0 not inspected", "view_1 peak")),
+        (unregistered, ("INCOMPLETE not registered: too few points", "view_0 not inspected", "view_1 not inspected")),
         (emptied, ("INCOMPLETE not registered: too few points", "None found where the surface was judged", "Score –")),
         (all_anomalous, ("9,000 mm²", "Score 9 ", "60 × 40 × 10 mm")),
         (lambda item: replace(item, threshold=float("nan"), point_threshold=0.0), ("fails above –",)),

@@ -1,7 +1,9 @@
 """Results on disk: what is written is read back, older ones are read, damaged ones are named."""
 
 import json
+import platform
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.resources import files
 
 import jsonschema
@@ -11,10 +13,11 @@ import pytest
 from rad3d.errors import ResultError
 from rad3d.geometry import random_rotation, translation
 from rad3d.ply import read_ply
-from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores, find_results, load_result
+from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores, find_results, load_result, stamp
 
 SCHEMA = json.loads(files("rad3d").joinpath("report.schema.json").read_text())
 SINCE_2 = ("part_from_scan", "good_scores", "registration", "evidence")
+SINCE_3 = ("date", "versions")
 DEFECT_SINCE_2 = "kind deviation_mm volume_mm3 geometry_share agreement views_seen p_value".split()
 
 
@@ -62,6 +65,8 @@ def inspection():
                 "reason": "too few points",
             },
         ),
+        date="2026-03-01T09:30:00+00:00",
+        versions={"rad3d": "0.1.0", "python": "3.12.1"},
         evidence=(PatchPair(1, "v", "good", "w", 0.25, picture[:4, :4], picture[:4, 1:5]),),
     )
 
@@ -76,7 +81,7 @@ def rewritten(folder, change):
 def of_version_1(report):
     """The report as the first version wrote it."""
     report["schema_version"] = 1
-    for name in SINCE_2:
+    for name in SINCE_2 + SINCE_3:
         del report[name]
     for defect in report["defects"]:
         for name in DEFECT_SINCE_2:
@@ -93,6 +98,11 @@ def test_reads_back_what_it_wrote(inspection, tmp_path):
     np.testing.assert_array_equal(again.evidence[0].good_image, inspection.evidence[0].good_image)
     np.testing.assert_allclose(again.vertices_mm, inspection.vertices_mm, atol=1e-4)
     np.testing.assert_array_equal(again.points.anomaly_score, inspection.points.anomaly_score)
+
+
+def test_a_scan_that_was_registered_as_a_whole_names_no_view(inspection, tmp_path):
+    whole = replace(inspection, registration=({**inspection.registration[0], "view": None},))
+    assert load_result(whole.save(tmp_path / "out")).registration[0]["view"] is None
 
 
 def test_not_registered_has_no_pose(inspection, tmp_path):
@@ -118,14 +128,37 @@ def test_a_result_of_the_first_version_is_read(inspection, tmp_path):
     assert old.defects[0].area_mm2 == 2.5
     jsonschema.validate(old.report(), SCHEMA)  # written again, it is of this version
     assert old.defects[0].kind is None
-    same = {name: value for name, value in inspection.report().items() if name not in SINCE_2}
-    assert {name: value for name, value in old.report().items() if name not in SINCE_2} == same
+    later = SINCE_2 + SINCE_3
+    same = {name: value for name, value in inspection.report().items() if name not in later}
+    assert {name: value for name, value in old.report().items() if name not in later} == same
+
+
+def test_a_result_of_the_second_version_is_read(inspection, tmp_path):
+    def of_version_2(report):
+        report["schema_version"] = 2
+        for name in SINCE_3:
+            del report[name]
+
+    old = load_result(rewritten(inspection.save(tmp_path / "out"), of_version_2))
+    assert old.date is None
+    assert old.versions is None
+    jsonschema.validate(old.report(), SCHEMA)
+    assert old.report() == {**inspection.report(), "date": None, "versions": None}
+
+
+def test_a_stamp_is_of_now_and_of_this_installation():
+    before = datetime.now(UTC).replace(microsecond=0)
+    made = stamp()
+    assert before <= datetime.fromisoformat(made["date"]) <= datetime.now(UTC)
+    assert made["versions"]["numpy"] == np.__version__
+    assert made["versions"]["python"] == platform.python_version()
+    assert list(made["versions"]) == ["rad3d", "torch", "timm", "numpy", "python"]
 
 
 @pytest.mark.parametrize("version", [0, 99, None, "2"])
 def test_another_version_is_named(inspection, tmp_path, version):
     folder = rewritten(inspection.save(tmp_path / "out"), lambda report: report.update(schema_version=version))
-    with pytest.raises(ResultError, match=f"schema_version 1 or 2, got {version}"):
+    with pytest.raises(ResultError, match=f"schema_version 1, 2 or 3, got {version}"):
         load_result(folder)
 
 

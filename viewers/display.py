@@ -91,7 +91,8 @@ def thinned(vertices: Points, faces: Faces | None, rank: Values, limit: int) -> 
     kept_of[order] = np.cumsum(first) - 1
     new = kept_of[faces]
     new = new[(new[:, 0] != new[:, 1]) & (new[:, 1] != new[:, 2]) & (new[:, 2] != new[:, 0])]
-    _, unique = (
-        np.unique(np.sort(new, axis=1), axis=0, return_index=True) if len(kept) < len(vertices) else (0, slice(None))
-    )
+    if len(kept) == len(vertices):
+        return kept, new
+    one, two, three = np.sort(new, axis=1).T
+    _, unique = np.unique((one * len(kept) + two) * len(kept) + three, return_index=True)
     return kept, new[unique]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image as PilImage
 
-from rad3d.arrays import Indices, Points, Values
-from rad3d.result import Inspection, ViewScores, heat_colours
+from rad3d.arrays import Image, Indices, Points, Values
+from rad3d.result import Inspection, heat_colours
 from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops
 from rad3d.viewers.measures import number
 from rad3d.viewers.pictures import overlay
@@ -25,29 +26,48 @@ if TYPE_CHECKING:
 PRO_LIMIT = 0.3
 """Largest false positive rate of the PRO integral (Bergmann et al., IJCV 2021)."""
 VIEWS_PER_ROW = 4
+SHEET_DPI = 150
+BETWEEN = 0.03
+"""Between pictures of a contact sheet, as share of their width."""
 INK = "#262626"
+LEAST_BAR = 0.5
+"""Where the bars of a histogram with a logarithmic axis begin."""
 
 
 def contact_sheet_figure(inspection: Inspection) -> "Figure":
     """All views, each with its heat map beside it and the anomalous region outlined."""
+    figure, paper = _sheet(inspection)
+    ax = figure.add_axes((0, 0, 1, 1), zorder=-1)
+    ax.set_axis_off()
+    ax.imshow(paper, interpolation="none", aspect="auto")
+    return figure
+
+
+def _sheet(inspection: Inspection) -> tuple["Figure", Image]:
+    """The words of a contact sheet, and its pictures as one: matplotlib is slow with many."""
     from matplotlib.figure import Figure
 
     views = inspection.views
     columns = max(1, min(VIEWS_PER_ROW // 2, len(views)))
     rows = max(1, ceil(len(views) / columns))
     ratio = views[0].image.shape[0] / views[0].image.shape[1] if views else 0.2
-    width, head = 4.4 * columns, 0.75
-    height = rows * (width / columns / 2 * ratio + 0.3) + head
-    figure = Figure(figsize=(width, height))
-    area = {"left": 0.01, "right": 0.93, "bottom": 0.01, "top": 1 - (head + 0.22) / height}
-    axes = figure.subplots(rows, 2 * columns, squeeze=False, gridspec_kw={**area, "wspace": 0.03, "hspace": 0.22})
-    for cell in axes.ravel():
-        cell.set_axis_off()
+    width, head, title = 4.4 * columns, 0.97, 0.3
+    side = 0.92 * width / (2 * columns * (1 + BETWEEN) - BETWEEN)
+    row_height = side * ratio + title
+    height = head + rows * row_height
+    paper = np.full((round(height * SHEET_DPI), round(width * SHEET_DPI), 3), 255, np.uint8)
+    figure = Figure(figsize=(paper.shape[1] / SHEET_DPI, paper.shape[0] / SHEET_DPI))
     for index, view in enumerate(views):
         row, column = divmod(index, columns)
-        draw_view(view, inspection.threshold, (axes[row, 2 * column], axes[row, 2 * column + 1]))
+        left, top = 0.01 * width + 2 * column * side * (1 + BETWEEN), head + row * row_height
+        for picture in (view.image, overlay(view, inspection.threshold)):
+            _paste(paper, picture, (left, top, side, side * ratio))
+            left += side * (1 + BETWEEN)
+        name = view.name if np.isfinite(view.score).any() else f"{view.name}, not inspected"
+        at = (left - 2 * side * (1 + BETWEEN)) / width, 1 - (top - 0.04) / height
+        figure.text(*at, name, size=8, va="bottom", parse_math=False)
     if not views:
-        axes[0, 0].text(0, 0.5, "This result holds no views.")
+        figure.text(0.01, 0.1, "This result holds no views.")
     figure.text(
         0.01,
         1 - 0.1 / height,
@@ -61,21 +81,34 @@ def contact_sheet_figure(inspection: Inspection) -> "Figure":
     caption = f"{inspection.specimen}\nscore {number(inspection.score)}, threshold {number(inspection.threshold)}"
     figure.text(0.01 + 1.5 / width, 1 - 0.1 / height, caption, size=9, va="top", parse_math=False)
     _colour_bar(figure, inspection.threshold, (0.945, 0.15, 0.5 / width * 0.35, 0.6))
-    return figure
+    return figure, paper
 
 
-def draw_view(view: ViewScores, threshold: float, pair: tuple["Axes", "Axes"]) -> None:
-    """A view as it was captured or rendered, and beside it the heat map with the anomalous region outlined."""
-    plain, heat = pair
-    plain.imshow(view.image)
-    plain.set_title(view.name, size=8, loc="left", parse_math=False)
-    heat.imshow(overlay(view, threshold))
+def _paste(paper: Image, picture: Image, box: tuple[float, float, float, float]) -> None:
+    """The picture as large as fits into a box (left, top, width, height in inches), in its middle."""
+    left, top, width, height = (SHEET_DPI * side for side in box)
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = round(scale * picture.shape[1]), round(scale * picture.shape[0])
+    x, y = round(left + (width - size[0]) / 2), round(top + (height - size[1]) / 2)
+    scaled = PilImage.fromarray(picture).resize(size, PilImage.Resampling.BILINEAR)
+    paper[y : y + size[1], x : x + size[0]] = scaled
 
 
 def contact_sheet(inspection: Inspection, path: str | Path) -> Path:
     """Write the views with heat maps and outlines as one picture; the suffix chooses PNG, PDF or SVG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path = Path(path)
-    contact_sheet_figure(inspection).savefig(path, dpi=150)
+    if path.suffix.lower() != ".png":
+        contact_sheet_figure(inspection).savefig(path)
+        return path
+    figure, paper = _sheet(inspection)
+    figure.set_dpi(SHEET_DPI)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    # words and pictures lie beside each other on white, so the darker one is what is there
+    drawn = np.minimum(np.asarray(canvas.buffer_rgba())[..., :3], paper)
+    PilImage.fromarray(drawn).save(path, compress_level=4, dpi=(SHEET_DPI, SHEET_DPI))
     return path
 
 
@@ -120,6 +153,7 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
 
     The highest score of each good specimen, where known, is a tick below: what is usual.
     """
+    from matplotlib.collections import PolyCollection
     from matplotlib.ticker import NullLocator
 
     ax = _axes(ax, "", "anomaly score", "surface points")
@@ -131,7 +165,13 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
     high = 1.05 * high if high > 0 else 1.0
     counts, edges = np.histogram(scores, bins=60, range=(min(0.0, float(scores.min(initial=0))), high))
     colours = heat_colours((edges[:-1] + edges[1:]) / 2, inspection.threshold) / 255
-    ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours, edgecolor=INK, linewidth=0.3)
+    # one collection: sixty bars of `ax.bar` take longer than the rest of the report's figures
+    left, right, floor = edges[:-1], edges[1:], np.full(len(counts), LEAST_BAR)
+    corners = np.array([[left, floor], [left, counts], [right, counts], [right, floor]]).transpose(2, 0, 1)
+    bars = PolyCollection(list(corners[counts > 0]), facecolors=colours[counts > 0], edgecolors=INK, linewidths=0.3)
+    ax.add_collection(bars, autolim=False)
+    ax.set_xlim(left[0], right[-1])
+    ax.set_ylim(LEAST_BAR, 1.2 * max(int(counts.max()), 1))
     for level, name, style in zip(levels, ("region", "defect"), (":", "-"), strict=True):
         if np.isfinite(level):
             ax.axvline(level, color=INK, linewidth=1.2, linestyle=style, label=f"{name} threshold {number(level)}")
@@ -142,7 +182,6 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
         ticks.set(markersize=14, markeredgewidth=1.8, transform=ax.get_xaxis_transform())
     if counts.any():
         ax.set_yscale("log")
-        ax.set_ylim(bottom=0.5)
         ax.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten would be typeset as formulas, which takes a second
         ax.yaxis.set_minor_locator(NullLocator())
     else:
@@ -151,20 +190,32 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
     return ax
 
 
-def roc_curve(false_positive: Values, true_positive: Values, *, label: str = "", ax: "Axes | None" = None) -> "Axes":
-    """Receiver operating characteristic from rates in 0..1, with the area in the legend."""
+def roc_curve(
+    false_positive: Values,
+    true_positive: Values,
+    *,
+    label: str = "",
+    area: float | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Receiver operating characteristic from rates in 0..1, with the area in the legend.
+
+    Here and below `area` is the exact value, where the points are only some of the curve; None = of the points.
+    """
     ax = _axes(ax, "ROC", "false positive rate", "true positive rate")
-    area = float(np.trapezoid(true_positive, false_positive))
+    area = float(np.trapezoid(true_positive, false_positive)) if area is None else area
     ax.plot(false_positive, true_positive, color=_next_colour(ax), label=_legend(label, f"AUROC {area:.3f}"))
     _unit_square(ax)
     ax.legend(loc="lower right", frameon=False)
     return ax
 
 
-def precision_recall_curve(recall: Values, precision: Values, *, label: str = "", ax: "Axes | None" = None) -> "Axes":
+def precision_recall_curve(
+    recall: Values, precision: Values, *, label: str = "", area: float | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """Precision against recall from rates in 0..1, recall rising, with the average precision in the legend."""
     ax = _axes(ax, "Precision and recall", "recall", "precision")
-    average = float(np.sum(np.diff(recall, prepend=0.0) * precision))
+    average = float(np.sum(np.diff(recall, prepend=0.0) * precision)) if area is None else area
     ax.step(recall, precision, where="pre", color=_next_colour(ax), label=_legend(label, f"AP {average:.3f}"))
     _unit_square(ax)
     ax.legend(loc="lower left", frameon=False)
@@ -172,14 +223,20 @@ def precision_recall_curve(recall: Values, precision: Values, *, label: str = ""
 
 
 def pro_curve(
-    false_positive: Values, overlap: Values, *, limit: float = PRO_LIMIT, label: str = "", ax: "Axes | None" = None
+    false_positive: Values,
+    overlap: Values,
+    *,
+    limit: float = PRO_LIMIT,
+    label: str = "",
+    area: float | None = None,
+    ax: "Axes | None" = None,
 ) -> "Axes":
     """Per-region overlap against the false positive rate; the area up to `limit`, as share of the best."""
     ax = _axes(ax, "Per-region overlap", "false positive rate", "per-region overlap")
     inside = false_positive < limit
     x = np.append(false_positive[inside], limit)
     y = np.append(overlap[inside], np.interp(limit, false_positive, overlap))
-    area = float(np.trapezoid(y, x)) / limit
+    area = float(np.trapezoid(y, x)) / limit if area is None else area
     colour = _next_colour(ax)
     ax.fill_between(x, y, color=colour, alpha=0.12, linewidth=0)
     ax.plot(false_positive, overlap, color=colour, label=_legend(label, f"AUPRO@{limit:g} {area:.3f}"))

@@ -3,14 +3,14 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rad3d.arrays import Colours, Faces, Image, Points, Vector
+from rad3d.arrays import Colours, Faces, Image, Points, Pose, Vector
 from rad3d.errors import DependencyError, Rad3dError, ResultError
 from rad3d.geometry import bounding_sphere, inverse, unit
 from rad3d.io import read_scan
@@ -110,6 +110,20 @@ def shown(item: Inspection | Scan | Memory) -> Shown:
     return _plain(f"{part}: {int(placed.sum()):,} remembered patches", positions[placed], None, colours)
 
 
+def _shown_of(items: Sequence[Inspection | Scan | Memory]) -> list[Shown]:
+    """Those that have a surface, prepared for display: one capture that was not registered hides no other."""
+    displayed, last = [], None
+    for item in items:
+        try:
+            displayed.append(shown(item))
+        except ResultError as error:
+            log.warning("left out: %s", error)
+            last = error
+    if last is not None and not displayed:
+        raise last
+    return displayed
+
+
 def _check_surface(name: str, vertices: Points) -> None:
     if not len(vertices):
         raise ResultError(name, expected="a surface to show", got="none", remedy="look at its images instead")
@@ -150,14 +164,14 @@ def serve(
     """Show results, scans and memories side by side; with `block` until Ctrl-C.
 
     Args:
-        items: what to show.
-        nominal: drawn as a ghost, where the items are along its axes.
+        items: what to show; results without surface are left out, with a warning.
+        nominal: drawn as a ghost in each item, where that was registered; in others along their axes.
         host: address to listen at; anything but this machine's own is warned about.
         port: where to listen; the next free one if it is taken.
         block: False returns at once; call `Viewer.stop`.
 
     Raises:
-        ResultError: nothing to show.
+        ResultError: nothing to show, or nothing of it has a surface.
         DependencyError: viser is not installed.
     """
     if not items:
@@ -168,12 +182,13 @@ def serve(
         raise DependencyError(
             "view", expected="the package viser", got=str(error), remedy="pip install 'rad3d[viewer]'"
         ) from error
+    displayed = _shown_of(items)
     if host not in LOOPBACK:
         log.warning("listening at %s: everybody who reaches this machine can see the parts", host)
     server = viser.ViserServer(host=host, port=port, label="rad3d", verbose=False)
     if server.get_port() != port:
         log.warning("port %d is taken, using %d", port, server.get_port())
-    viewer = Viewer(server, [shown(item) for item in items], nominal)
+    viewer = Viewer(server, displayed, nominal)
     log.info("showing at http://%s:%d (Ctrl-C ends it)", host, server.get_port())
     if block:
         try:
@@ -196,9 +211,10 @@ class Viewer:
 
     def __init__(self, server: "ViserServer", items: Sequence[Shown], nominal: Scan | None = None) -> None:
         self.server = server
-        self.items = items
+        self.items = _on_one_scale(items)
         self._lock = threading.RLock()
         self._drawn: list[Any] = []
+        self._ghosts: list[Any] = []
         self._markers: list[Any] = []
         self._entries: list[Any] = []
         self._offsets = _side_by_side(items)
@@ -280,7 +296,7 @@ class Viewer:
             )
             self.threshold.on_update(lambda _: self._resegment())
         self._show_views = None
-        if any(item.inspection is not None and item.inspection.views for item in self.items):
+        if any(_posed_views(item) for item in self.items):
             self._show_views = gui.add_checkbox("Camera positions", False)
             self._show_views.on_update(lambda _: self._frusta())
         self._frames: list[Any] = []
@@ -329,7 +345,13 @@ class Viewer:
             spacing = 2.2 * self._radius / np.sqrt(len(item.vertices_mm))
             points = item.vertices_mm.astype(np.float32)
             return scene.add_point_cloud(
-                name, points, rgb, point_size=float(spacing), point_shape="circle", position=_triple(offset)
+                name,
+                points,
+                rgb,
+                point_size=float(spacing),
+                point_shape="circle",
+                precision="float32",  # in 16 bits, points 2 m from the origin would lie in layers 1 mm apart
+                position=_triple(offset),
             )
         import trimesh
 
@@ -339,26 +361,28 @@ class Viewer:
         return scene.add_mesh_trimesh(name, mesh, position=_triple(offset))
 
     def _ghost(self, nominal: Scan) -> None:
+        """The nominal where each item lies, with a switch."""
         ghost = shown(nominal)
         if ghost.faces is None:
             raise ResultError(nominal.specimen, expected="a mesh as nominal", got="points", remedy="give its CAD mesh")
-        scene = self.server.scene
-        handles = [
-            scene.add_mesh_simple(
-                f"/nominal/{index}",
-                ghost.vertices_mm,
-                ghost.faces,
-                color=(120, 150, 180),
-                opacity=0.25,
-                side="double",
-                position=_triple(offset),
+        for index, (item, offset) in enumerate(self._placed()):
+            wxyz, position = _stand(_scan_from_part(item), offset)
+            self._ghosts.append(
+                self.server.scene.add_mesh_simple(
+                    f"/nominal/{index}",
+                    ghost.vertices_mm,
+                    ghost.faces,
+                    color=(120, 150, 180),
+                    opacity=0.25,
+                    side="double",
+                    wxyz=wxyz,
+                    position=position,
+                )
             )
-            for index, offset in enumerate(self._offsets)
-        ]
         switch = self.server.gui.add_checkbox("Nominal", True)
 
         def toggle(_: object) -> None:
-            for handle in handles:
+            for handle in self._ghosts:
                 handle.visible = switch.value
 
         switch.on_update(toggle)
@@ -450,20 +474,15 @@ class Viewer:
             if not self._show_views.value:
                 return
             for index, (item, offset) in enumerate(self._placed()):
-                for number_, view in enumerate(item.inspection.views if item.inspection is not None else ()):
-                    if view.part_from_camera is not None and view.intrinsics is not None:
-                        self._frames.append(self._frustum(f"/view/{index}-{number_}", item, view, offset))
+                for number_, view in enumerate(_posed_views(item)):
+                    self._frames.append(self._frustum(f"/view/{index}-{number_}", item, view, offset))
 
     def _frustum(self, name: str, item: Shown, view: ViewScores, offset: Vector) -> Any:
-        import viser.transforms as vtf
-
         assert item.inspection is not None
         assert view.part_from_camera is not None
         assert view.intrinsics is not None
         threshold = item.inspection.threshold
-        part_from_scan = item.inspection.part_from_scan
-        scan_from_part = np.eye(4) if part_from_scan is None else inverse(part_from_scan)
-        pose = scan_from_part @ view.part_from_camera
+        wxyz, position = _stand(_scan_from_part(item) @ view.part_from_camera, offset)
         height, width = view.score.shape
         step = max(1, max(height, width) // 128)
         handle = self.server.scene.add_camera_frustum(
@@ -473,8 +492,8 @@ class Viewer:
             scale=0.16 * self._radius,
             image=overlay(view, threshold)[::step, ::step],
             format="jpeg",
-            wxyz=vtf.SO3.from_matrix(pose[:3, :3]).wxyz,
-            position=_triple(pose[:3, 3] + offset),
+            wxyz=wxyz,
+            position=position,
         )
 
         def show(_: object) -> None:
@@ -498,6 +517,38 @@ class Viewer:
         file = io.BytesIO()
         PilImage.fromarray(on_white(picture)).save(file, "PNG")
         event.client.send_file_download("rad3d.png", file.getvalue(), save_immediately=True)
+
+
+def _on_one_scale(items: Sequence[Shown]) -> list[Shown]:
+    """The items with one range per mode: the legend and equal colours then speak of all of them."""
+    common = []
+    for item in items:
+        scaled = {}
+        for title, quantity in item.quantities.items():
+            alike = [other.quantities[title] for other in items if title in other.quantities]
+            scaled[title] = replace(quantity, low=min(q.low for q in alike), high=max(q.high for q in alike))
+        colours = {**item.colours, **{title: quantity.colours for title, quantity in scaled.items()}}
+        common.append(replace(item, colours=colours, quantities=scaled))
+    return common
+
+
+def _posed_views(item: Shown) -> list[ViewScores]:
+    """The item's views of which it is known from where they look."""
+    views = () if item.inspection is None else item.inspection.views
+    return [view for view in views if view.part_from_camera is not None and view.intrinsics is not None]
+
+
+def _scan_from_part(item: Shown) -> Pose:
+    """Where the part frame lies along the axes that the item is drawn in; as it is, where nothing is known."""
+    pose = None if item.inspection is None else item.inspection.part_from_scan
+    return np.eye(4) if pose is None else inverse(pose)
+
+
+def _stand(pose: Pose, offset: Vector) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Quaternion and position for viser."""
+    import viser.transforms as vtf
+
+    return vtf.SO3.from_matrix(pose[:3, :3]).wxyz, _triple(pose[:3, 3] + offset)
 
 
 def _side_by_side(items: Sequence[Shown]) -> list[Vector]:

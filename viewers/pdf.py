@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,19 +24,23 @@ from rad3d.viewers.pictures import (
     patch_pair,
     renderer_of,
 )
+from rad3d.viewers.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 A4 = (8.27, 11.69)
 POINTS = 150_000
+POINTS_OF_ALL = 1_000_000
+"""Vertices drawn of one specimen, and of all together, so that many specimens take no longer than people wait."""
 SPECIMENS_PER_PAGE = 40
 DEFECTS_PER_PAGE = 6
+LINES_PER_PAGE = 66
 MUTED = "#5b646e"
 
 
 def write_pdf(results: Sequence[Inspection], path: str | Path, *, title: str = "Inspection report") -> Path:
-    """Write a PDF: a summary where there are several specimens, then per specimen its findings and its views.
+    """Write a PDF: a summary where there are several specimens, then per specimen its findings, views and origin.
 
     Raises:
         ResultError: no results, or the file cannot be written.
@@ -50,12 +54,17 @@ def write_pdf(results: Sequence[Inspection], path: str | Path, *, title: str = "
         if len(results) > 1:
             for start in range(0, len(results), SPECIMENS_PER_PAGE):
                 pages.savefig(_summary(results, start, title))
+        points = min(POINTS, POINTS_OF_ALL // len(results))
         for inspection in results:
-            for figure in _specimen(inspection):
+            for figure in pages_of(inspection, points):
                 pages.savefig(figure)
-            if inspection.views:
-                pages.savefig(contact_sheet_figure(inspection))
     return path
+
+
+def pages_of(inspection: Inspection, points: int = POINTS) -> list["Figure"]:
+    """One specimen: what was found, drawn with so many vertices, its views, and where the result comes from."""
+    views = [contact_sheet_figure(inspection)] if inspection.views else []
+    return [*_specimen(inspection, points), *views, *_provenance(inspection)]
 
 
 def _page() -> "Figure":
@@ -93,9 +102,9 @@ def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
     return figure
 
 
-def _specimen(inspection: Inspection) -> list["Figure"]:
+def _specimen(inspection: Inspection, points: int) -> list["Figure"]:
     """Findings of one specimen, on as many pages as its defects need."""
-    shown, close = _pictures(inspection) if len(inspection.vertices_mm) else ([], [])
+    shown, close = _pictures(inspection, points) if len(inspection.vertices_mm) else ([], [])
     figure = _page()
     verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
     _say(figure, 0.08, 0.96, _short(inspection.specimen, 60), size=16, weight="bold")
@@ -118,7 +127,6 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
             ax.set_axis_off()
         _say(figure, 0.08, 0.88 - 0.215 * row, caption, size=8)
     score_histogram(inspection, ax=figure.add_axes((0.14, 0.28, 0.75, 0.15)))
-    _provenance(figure, inspection, 0.22)
     pages = [figure]
     for start in range(0, len(inspection.defects), DEFECTS_PER_PAGE):
         figure = _page()
@@ -143,9 +151,9 @@ def _specimen(inspection: Inspection) -> list["Figure"]:
     return pages
 
 
-def _pictures(inspection: Inspection) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
+def _pictures(inspection: Inspection, points: int) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
     """The part from two sides in the colours of each quantity, with a caption; and each defect close up."""
-    display = display_of(inspection, POINTS)
+    display = display_of(inspection, points)
     cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
     rendered = renderer_of(display).render(cameras)
     close = [on_white(coloured(view, display, display.quantities[:1])[0]) for view in rendered[2:]]
@@ -159,13 +167,18 @@ def _pictures(inspection: Inspection) -> tuple[list[tuple[str, list[Image]]], li
     return pictures, close
 
 
-def _provenance(figure: "Figure", inspection: Inspection, top: float) -> None:
-    rate = inspection.false_reject
-    lines = [
-        f"Source: {inspection.source} (unit {inspection.unit})",
-        f"Encoder and features: {inspection.fingerprint}",
-        f"False rejects: asked {percent(rate.get('asked'))}, guaranteed {percent(rate.get('guaranteed'))}, "
-        f"from {rate.get('n_good')} good specimens",
-        "Time: " + ", ".join(f"{stage} {number(seconds)} s" for stage, seconds in inspection.timings_s.items()),
-    ]
-    _say(figure, 0.08, top, "\n".join(_short(line, 110) for line in lines), size=8, color=MUTED)
+def _provenance(inspection: Inspection) -> list["Figure"]:
+    """Where a result comes from, on as many pages as its views and settings need."""
+    lines: list[tuple[str, str]] = []
+    for name, value in provenance(inspection):
+        first, *more = wrap(value, 80) or ["–"]
+        lines += [(_short(name, 34), first), *(("", line) for line in more)]
+    pages = []
+    for start in range(0, len(lines), LINES_PER_PAGE):
+        figure = _page()
+        _say(figure, 0.08, 0.96, f"Where {_short(inspection.specimen, 50)} comes from", size=13, weight="bold")
+        for row, (name, value) in enumerate(lines[start : start + LINES_PER_PAGE]):
+            _say(figure, 0.08, 0.92 - 0.013 * row, name, size=8, color=MUTED)
+            _say(figure, 0.36, 0.92 - 0.013 * row, value, size=8)
+        pages.append(figure)
+    return pages

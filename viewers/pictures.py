@@ -84,8 +84,8 @@ def overlay(view: ViewScores, threshold: float) -> Image:
     """The view's image (H, W, 3) with its heat map laid over where it was judged, the anomalous region outlined."""
     judged = np.isfinite(view.score)
     picture = view.image.copy()
-    grey = picture[judged].mean(axis=1, keepdims=True)
-    mixed = (1 - HEAT_ALPHA) * grey + HEAT_ALPHA * heat_colours(view.score[judged], threshold)
+    grey = picture[judged].sum(axis=1, keepdims=True, dtype=np.uint16) * np.float32((1 - HEAT_ALPHA) / 3)
+    mixed = grey + np.float32(HEAT_ALPHA) * heat_colours(view.score[judged], threshold)
     picture[judged] = mixed.round()
     return outlined(picture, np.nan_to_num(view.score, nan=-np.inf) > threshold)
 
@@ -102,9 +102,12 @@ def outlined(picture: Image, region: Mask) -> Image:
     if not region.any():
         return picture
     picture = picture.copy()
+    rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+    box = tuple(slice(max(at[0] - 2, 0), at[-1] + 3) for at in (rows, columns))
+    part, region = picture[box], region[box]
     near = binary_dilation(region)
-    picture[binary_dilation(near) & ~region] = 0
-    picture[near & ~region] = 255
+    part[binary_dilation(near) & ~region] = 0
+    part[near & ~region] = 255
     return picture
 
 

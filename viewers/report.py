@@ -8,14 +8,12 @@ flat machined faces as they are.
 import base64
 import datetime
 import gzip
-import json
-import platform
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from html import escape
-from importlib import metadata, resources
+from importlib import resources
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ import numpy as np
 
 from rad3d.errors import DependencyError, ResultError
 from rad3d.files import atomic_file
-from rad3d.result import Defect, Inspection
+from rad3d.result import Defect, Inspection, versions
 from rad3d.viewers.colours import VERDICT_SYMBOLS, Quantity, colour_stops
 from rad3d.viewers.display import Display, display_of
 from rad3d.viewers.measures import defect_measures, number, percent
@@ -40,6 +38,7 @@ from rad3d.viewers.pictures import (
     renderer_of,
     webp,
 )
+from rad3d.viewers.provenance import false_reject, provenance
 
 POINTS = 200_000
 """Vertices drawn of a single specimen; more specimens share `POINTS_OF_ALL`, so that the file stays small."""
@@ -84,7 +83,7 @@ def report_html(results: Sequence[Inspection], *, title: str = "Inspection repor
         script=_asset("report.js"),
         three=_three(),
         nonce=secrets.token_urlsafe(16),
-        versions=_versions(),
+        version=versions()["rad3d"],
     )
 
 
@@ -110,11 +109,11 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dic
         "coverage": percent(inspection.coverage),
         "coverage_total": percent(inspection.coverage_total),
         "least_coverage": inspection.settings.get("verdict", {}).get("min_coverage"),
-        "false_reject": _false_reject(inspection),
+        "false_reject": false_reject(inspection),
         "histogram": _histogram(inspection),
         "views": _views(inspection, views),
         "views_left_out": max(len(inspection.views) - views, 0) if views else 0,
-        "provenance": _provenance(inspection),
+        "provenance": provenance(inspection),
         **shown,
     }
 
@@ -164,9 +163,8 @@ def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
     for index in chosen:
         view = reduced(inspection.views[index], longest)
         heat = _picture(overlay(view, inspection.threshold), longest)
-        shown.append(
-            {"name": view.name, "image": _picture(view.image, longest), "heat": heat, "peak": number(peak[index])}
-        )
+        said = f"peak {number(peak[index])}" if np.isfinite(peak[index]) else "not inspected"
+        shown.append({"name": view.name, "image": _picture(view.image, longest), "heat": heat, "said": said})
     return shown
 
 
@@ -231,50 +229,8 @@ def _histogram(inspection: Inspection) -> str:
     return svg[svg.index("<svg") :].replace("#262626", "currentColor")
 
 
-def _provenance(inspection: Inspection) -> list[tuple[str, str]]:
-    rows = [
-        ("Source", f"{inspection.source or '–'} (unit: {inspection.unit})"),
-        ("Encoder and features", inspection.fingerprint),
-        ("Region threshold", f"{number(inspection.point_threshold)} (surface above it belongs to a defect)"),
-        ("False rejects", _false_reject(inspection)),
-        ("Time", ", ".join(f"{stage} {number(s)} s" for stage, s in inspection.timings_s.items()) or "–"),
-    ]
-    return rows + [(name, value) for name, value in _flat(inspection.settings)]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
-    return rows
-
-
-def _false_reject(inspection: Inspection) -> str:
-    rate = inspection.false_reject
-    guaranteed = rate.get("guaranteed")
-    sure = "no rate guaranteed" if guaranteed is None else f"at most {percent(guaranteed)} guaranteed"
-    return f"asked {percent(rate.get('asked'))}, {sure}, from {rate.get('n_good')} good specimens"
-
-
 def _share(value: float, whole: float) -> float:
     return float(np.clip(value / whole, 0, 1)) if np.isfinite(value) and whole > 0 else 0.0
-
-
-def _versions() -> str:
-    packages = ("rad3d", "torch", "timm", "numpy", "trimesh")
-    found = [f"{name} {metadata.version(name)}" for name in packages if _installed(name)]
-    return ", ".join([*found, f"Python {platform.python_version()}"])
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _asset(name: str) -> str:

@@ -1,4 +1,8 @@
-"""Defects of a finished inspection at another threshold, as `rad3d.inspector` would have found them."""
+"""Defects of a finished inspection at another threshold, as `rad3d.inspector` finds them from the same scores.
+
+What needs the reference, which a result does not hold, differs: defects have no volume, and the two ends of a filled
+hole stay two.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -6,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import cKDTree
 
+from rad3d.calibration import p_value
 from rad3d.defects import deep_enough, measure, regions
 from rad3d.geometry import inverse
 from rad3d.result import Defect, Inspection, PointScores
@@ -50,4 +55,8 @@ class Segmenter:
         labels = regions(surface, points.anomaly_score, points.geometry_score, low, threshold, least_area)
         points = replace(points, defect_id=labels)
         measured = measure(surface.moved(part_from_scan), points, inverse(part_from_scan))
-        return deep_enough(measured, points, tolerated.get("min_depth_mm", 0.0))[0]
+        kept, _ = deep_enough(measured, points, tolerated.get("min_depth_mm", 0.0))
+        good = self.inspection.good_scores
+        if good is None:
+            return kept
+        return tuple(replace(defect, p_value=p_value(good, defect.peak_score)) for defect in kept)
