@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rad3d.arrays import Flags, Indices, Mask
 from rad3d.encoder import ClipFeatures
 from rad3d.errors import DatasetError, MemoryFormatError
-from rad3d.files import atomic_folder
+from rad3d.files import atomic_folder, save_tensors
 from rad3d.memory import MEMORY_FILES, check_fingerprint
 
 _log = logging.getLogger(__name__)
@@ -209,13 +209,13 @@ class LabelledMemory:
     def write_into(self, folder: Path) -> None:
         """Write the memory's two files into an existing folder."""
         tensors = {
-            "image_keys": self.image_keys.contiguous(),
-            "image_labels": torch.from_numpy(self.image_labels.astype(np.int64)),
-            "region_keys": self.region_keys.contiguous(),
-            "region_labels": torch.from_numpy(self.region_labels.astype(np.int64)),
-            "region_image": torch.from_numpy(self.region_image.astype(np.int64)),
+            "image_keys": self.image_keys,
+            "image_labels": self.image_labels.astype(np.int64),
+            "region_keys": self.region_keys,
+            "region_labels": self.region_labels.astype(np.int64),
+            "region_image": self.region_image.astype(np.int64),
         }
-        save_file(tensors, folder / "labelled.safetensors")
+        save_tensors(tensors, folder / "labelled.safetensors")
         header = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,

