@@ -1,7 +1,7 @@
 """The command line: the only place that prints or exits.
 
-Exit codes: 0 all pass, 1 a specimen fails, 3 none fails but one is incomplete, 2 a usage or input error (wins; the
-other specimens are still written), 130 interrupted.
+Exit codes: 0 all pass, 1 a specimen fails, 3 none fails but one is incomplete, 2 a usage or input error or a bug (wins;
+the other specimens are still written), 130 interrupted.
 """
 
 import json
@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -112,20 +113,26 @@ def inspect(
     from rad3d.io import find_scans, read_scan
     from rad3d.methods import judge_of
 
-    judge, rejects = judge_of(memory, method, false_reject)
     reports: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     rows: list[Inspection] = []
-    sources = find_scans(scans, sensor=sensor, spare=lambda error: errors.append(told(error)))
+    try:
+        judge, rejects = judge_of(memory, method, false_reject)
+        sources = find_scans(scans, sensor=sensor, spare=lambda error: errors.append(told(error)))
+    except Exception as error:
+        if not json_:
+            raise
+        print(json.dumps({"specimens": [], "errors": [*errors, told(error, memory)]}))
+        return ERROR
     for source in tracked(sources, "inspecting"):
         try:
             scan = replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
             inspection = judge(scan)
             save_result(inspection, output / source.specimen)
-        except Rad3dError as error:
-            errors.append(told(error))
+            reports.append(inspection.report())
+        except Exception as error:  # also a bug that one specimen meets spares the others
+            errors.append(told(error, source.path))
             continue
-        reports.append(inspection.report())
         rows.append(inspection)
     if json_:
         print(json.dumps({"specimens": reports, "errors": errors}, allow_nan=False))
@@ -136,8 +143,20 @@ def inspect(
     return exit_code([report["verdict"] for report in reports], bool(errors))
 
 
-def told(error: Rad3dError) -> dict[str, str]:
-    """An error that spares the other specimens: said at once, and what `--json` has of it."""
+def told(error: Exception, source: str | Path = "rad3d") -> dict[str, str]:
+    """An error, said at once, and what `--json` has of it; one that nobody foresaw is told of `source`."""
+    if not isinstance(error, Rad3dError):
+        if os.environ.get("RAD3D_TRACEBACK"):
+            traceback.print_exception(error)
+        io = isinstance(error, OSError)
+        error = Rad3dError(
+            source,
+            expected="files that can be read and written" if io else "no bug of rad3d's",
+            got=f"{type(error).__name__}: {error}",
+            remedy="check the path, its permissions and the free disk space"
+            if io
+            else "this is a bug: report it with this message and the traceback that RAD3D_TRACEBACK=1 adds",
+        )
     say(f"rad3d: {error}")
     return {"source": error.source, "error": str(error), "remedy": error.remedy}
 
@@ -634,13 +653,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run cleans up as an interrupted one
     try:
         code = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rad3d", description=__doc__, args=arguments)
-    except Rad3dError as error:
-        say(f"rad3d: {error}")
-        code = ERROR
     except KeyboardInterrupt:
         say("rad3d: interrupted; partial output was removed")
         code = INTERRUPTED
     except BrokenPipeError:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PASS
+    except Exception as error:  # a traceback would exit 1, which says that a specimen fails
+        told(error)
+        code = ERROR
     raise SystemExit(code)
