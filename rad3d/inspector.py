@@ -115,7 +115,7 @@ class Inspector:
             MemoryFormatError: this machine's encoder gives other features than the memory holds.
         """
         encoder = Encoder.load(self.settings.encoder) if self.expert is None else self.expert.encoder
-        check_fingerprint(self.memory.fingerprint, encoder.fingerprint)
+        check_fingerprint(self.memory.fingerprint, encoder.fingerprint, self.folder or "memory")
         return encoder
 
     @cached_property

@@ -184,8 +184,8 @@ class LabelledMemory:
             region_image=np.searchsorted(rows, self.region_image[regions]),
         )
 
-    def check_labels(self) -> None:
-        """Refuse a memory that can only ever give one answer.
+    def check_labels(self, source: str | Path = "labelled memory") -> None:
+        """Refuse a memory that can only ever give one answer; `source` is where it lies.
 
         Raises:
             DatasetError: a label that no image or no region has.
@@ -194,7 +194,7 @@ class LabelledMemory:
             for label, word in ((NORMAL, "normal"), (ANOMALOUS, "anomalous")):
                 if label not in labels:
                     raise DatasetError(
-                        "labelled memory",
+                        source,
                         expected=f"normal and anomalous {what}s",
                         got=f"no {word} {what} among {len(self)} images",
                         remedy="add images of that kind, with defects larger than an encoder's patch",
@@ -245,8 +245,8 @@ class LabelledMemory:
                 region_labels=stored["region_labels"].numpy(),
                 region_image=stored["region_image"].numpy(),
             )
-        except MemoryFormatError:
-            raise
+        except MemoryFormatError as error:  # of keys or names, which do not know their folder
+            raise MemoryFormatError(folder, expected=error.expected, got=error.got, remedy=error.remedy) from error
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise MemoryFormatError(
                 folder,

@@ -174,11 +174,23 @@ def test_another_encoder_and_a_memory_never_trained_are_refused(memory: Path, tm
     with pytest.raises(MemoryFormatError, match=r"maps\.safetensors"):
         Expert.load(folder, "mrad-ft")
     (folder / "labelled.json").write_text(json.dumps({**header, "fingerprint": "another"}))
-    with pytest.raises(MemoryFormatError, match="another"):
+    with pytest.raises(MemoryFormatError, match="another") as caught:
         Expert.load(folder, "mrad-tf").encoder  # noqa: B018
+    assert caught.value.source == str(folder)
     (folder / "expert.json").write_text("{}")
     with pytest.raises(MemoryFormatError, match="fit --labelled"):
         Expert.load(folder, "mrad-tf")
+
+
+def test_a_memory_of_one_label_is_named(memory: Path, tmp_path: Path) -> None:
+    expert = Expert.load(memory, "mrad-tf")
+    for image in expert.memory.images:
+        if "good" not in image.image:
+            expert = replace(expert, memory=expert.memory.remove(image=image.image))
+    folder = expert.save(tmp_path / "good")
+    with pytest.raises(DatasetError, match="no anomalous image") as caught:
+        Expert.load(folder, "mrad-tf")
+    assert caught.value.source == str(folder)
 
 
 def test_mrad_clip_needs_its_text_tower(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
