@@ -143,6 +143,20 @@ def test_labels_of_what_is_judged_are_refused(sets: Path, tmp_path: Path) -> Non
     assert "same part, not zero-shot" in (tmp_path / "d" / "results.md").read_text()
 
 
+def test_a_part_is_not_taken_out_of_what_was_learned_together(
+    sets: Path, memory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("mrad-tf", "mrad-ft"):
+        with pytest.raises(DatasetError, match="gear, wheel") as caught:
+            judged(sets, tmp_path / "out", method, auxiliary=memory, auxiliary_parts=("gear",))
+        assert caught.value.source == str(memory)
+    assert run("fit", "--labelled", memory, "--labelled-parts", "wheel", "-o", tmp_path / "m") == 2
+    assert "--labelled-parts" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert Auxiliary.at(memory, Choice(parts=("wheel", "gear"))).parts == ["gear", "wheel"]
+    assert Auxiliary.at(sets / "labels", Choice(parts=("wheel",))).parts == ["wheel"]
+
+
 def test_labels_are_needed_by_mrad_and_by_no_other(sets: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--auxiliary"):
         judged(sets, tmp_path, "mrad-ft")
