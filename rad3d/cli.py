@@ -42,6 +42,7 @@ def fit(
     nominal: Path | None = None,
     labelled: Path | None = None,
     labelled_parts: tuple[str, ...] = (),
+    method: Literal["mrad-tf", "mrad-ft", "mrad-clip"] | None = None,
     unit: UnitName | None = None,
     nominal_unit: UnitName | None = None,
     sensor: str | None = None,
@@ -56,10 +57,12 @@ def fit(
         nominal: CAD model of the part, the reference for deviations.
         labelled: a labelled data set, or a memory of one: with good specimens it has a say beside them (rad3d+mrad).
         labelled_parts: only these parts of it.
+        method: what is learned of the labels; mrad-ft where nothing is said.
         unit: unit of the files, where it is not mm.
         nominal_unit: unit of the nominal, where it is not mm.
         sensor: which sensor's folder, where a capture holds several.
     """
+    from rad3d.expert import MRAD_NAMES
     from rad3d.feedback import check_kept
     from rad3d.files import check_replaceable
     from rad3d.inspector import Inspector
@@ -67,13 +70,20 @@ def fit(
     from rad3d.memory import MEMORY_FILES
     from rad3d.methods import learn_labels
 
+    if labelled is None and method is not None:
+        raise SettingsError(
+            "--method", expected="labels to learn from", got=f"{method} alone", remedy="name them with --labelled"
+        )
     check_replaceable(output, MEMORY_FILES)  # before the work, not after it
     check_kept(output, ())
     replaced = " (the memory that was there is replaced)" if (output / "memory.json").exists() else ""
-    expert = None if labelled is None else learn_labels(labelled, labelled_parts, settings, sensor, tracked)
+    expert = None
+    if labelled is not None:
+        expert = learn_labels(labelled, labelled_parts, method or "mrad-ft", settings, sensor, tracked)
     if expert is not None and not good:
         expert.save(output)
-        say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method mrad-tf or mrad-ft")
+        usable = " or ".join(MRAD_NAMES[: MRAD_NAMES.index(expert.method) + 1])
+        say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method {usable}")
         return PASS
     scans = read_scans(good, unit=unit, sensor=sensor)
     reference = None if nominal is None else read_scan(nominal, unit=nominal_unit)
@@ -103,8 +113,8 @@ def inspect(
         memory: folder written by `rad3d fit`.
         scans: meshes, clouds, folders of captured views; globs work.
         output: one folder per specimen is written here.
-        method: what the memory was fitted for, where nothing is said; mrad-tf and mrad-ft need its labels only and
-            rank without a verdict.
+        method: what the memory was fitted for, where nothing is said; those of MRAD need its labels only and rank
+            without a verdict.
         unit: unit of the files, where it is not mm.
         sensor: which sensor's folder, where a capture holds several.
         false_reject: share of good specimens that may fail, instead of the one set at fit.

@@ -24,6 +24,7 @@ from rad3d.fitting import silently
 from rad3d.io import read_scan
 from rad3d.labelled import LabelledMemory
 from rad3d.looks import mask_at
+from rad3d.methods import judge_of
 from rad3d.mrad import Examples, image_scores, pixel_maps, score_train_free
 from rad3d.ply import write_ply
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
@@ -216,6 +217,36 @@ def test_mrad_clip_needs_its_text_tower(sets: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(WeightsError, match="text"):
         judged(sets, tmp_path / "out", "mrad-clip", auxiliary=sets / "labels")
     assert not (tmp_path / "out").exists()
+
+
+def test_mrad_clip_is_fitted_and_inspects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line, with a text tower of random weights: nothing is claimed of its scores."""
+    pytest.importorskip("open_clip")
+    from open_clip.transformer import TextTransformer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        tower = prompted.TextTower.of(TextTransformer(width=16, heads=2, layers=11, output_dim=512))
+    monkeypatch.setattr(prompted.TextTower, "load", staticmethod(lambda name: tower))
+    write_part(tmp_path / "labels" / "gear", 2, defects=1)
+    command = ("fit", "--labelled", tmp_path / "labels", *ARGUMENTS)
+    assert run(*command, "-o", tmp_path / "m", "--method", "mrad-clip") == 0
+    assert "--method mrad-tf or mrad-ft or mrad-clip" in capsys.readouterr().err
+    assert (tmp_path / "m" / "prompts.safetensors").exists()
+    scan = make_specimen("bracket", 7, ("hole",), sizes_mm=(5.0, 6.0)).scan
+    write_ply(tmp_path / "new.ply", scan.vertices_mm, scan.faces, colours=scan.colours)
+    assert run("inspect", tmp_path / "m", tmp_path / "new.ply", "-o", tmp_path / "out") == 3
+    result = load_result(tmp_path / "out" / "new")
+    assert result.settings["method"] == "mrad-clip"
+    known = result.points.anomaly_score[np.isfinite(result.points.anomaly_score)]
+    assert 0 <= known.min() < known.max() <= 1
+    assert run(*command, "-o", tmp_path / "free", "--method", "mrad-tf") == 0
+    assert not (tmp_path / "free" / "maps.safetensors").exists()
+    assert judge_of(tmp_path / "free", None, None)[0].args[0].method == "mrad-tf"  # type: ignore[attr-defined]
+    assert run("fit", tmp_path / "new.ply", "-o", tmp_path / "no", "--method", "mrad-clip") == 2
+    assert "--labelled" in capsys.readouterr().err
 
 
 def test_a_held_out_part_decides_how_long_is_trained() -> None:
