@@ -68,11 +68,19 @@ class Auxiliary:
         """List what is there; nothing but names and hashes is read.
 
         Raises:
-            DatasetError: no data set and no labelled memory.
+            DatasetError: no data set and no labelled memory, or only some parts of a memory.
         """
         root = Path(root)
         if (root / "labelled.json").exists():
-            return Auxiliary(root, (), LabelledMemory.load(root).images)
+            remembered = Auxiliary(root, (), LabelledMemory.load(root).images)
+            if choice.parts and set(choice.parts) != set(remembered.parts):
+                raise DatasetError(
+                    root,
+                    expected=f"all parts of a labelled memory ({', '.join(remembered.parts)})",
+                    got=f"only {', '.join(choice.parts)}, though what was trained knows all of them",
+                    remedy="leave the parts out, or learn them alone: `rad3d fit --labelled SET --labelled-parts PART`",
+                )
+            return remembered
         name = detect(root)
         samples = tuple(load_samples(name, root, choice))
         return Auxiliary(root, samples, tuple(origin for sample in samples for origin in origins(sample, root)))

@@ -1,7 +1,7 @@
 """The command line: the only place that prints or exits.
 
-Exit codes: 0 all pass, 1 a specimen fails, 3 none fails but one is incomplete, 2 a usage or input error (wins; the
-other specimens are still written), 130 interrupted.
+Exit codes: 0 all pass, 1 a specimen fails, 3 none fails but one is incomplete, 2 a usage or input error or a bug (wins;
+the other specimens are still written), 130 interrupted.
 """
 
 import json
@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -41,6 +42,7 @@ def fit(
     nominal: Path | None = None,
     labelled: Path | None = None,
     labelled_parts: tuple[str, ...] = (),
+    method: Literal["mrad-tf", "mrad-ft", "mrad-clip"] | None = None,
     unit: UnitName | None = None,
     nominal_unit: UnitName | None = None,
     sensor: str | None = None,
@@ -55,10 +57,12 @@ def fit(
         nominal: CAD model of the part, the reference for deviations.
         labelled: a labelled data set, or a memory of one: with good specimens it has a say beside them (rad3d+mrad).
         labelled_parts: only these parts of it.
+        method: what is learned of the labels; mrad-ft where nothing is said.
         unit: unit of the files, where it is not mm.
         nominal_unit: unit of the nominal, where it is not mm.
         sensor: which sensor's folder, where a capture holds several.
     """
+    from rad3d.expert import MRAD_NAMES
     from rad3d.feedback import check_kept
     from rad3d.files import check_replaceable
     from rad3d.inspector import Inspector
@@ -66,13 +70,20 @@ def fit(
     from rad3d.memory import MEMORY_FILES
     from rad3d.methods import learn_labels
 
+    if labelled is None and method is not None:
+        raise SettingsError(
+            "--method", expected="labels to learn from", got=f"{method} alone", remedy="name them with --labelled"
+        )
     check_replaceable(output, MEMORY_FILES)  # before the work, not after it
     check_kept(output, ())
     replaced = " (the memory that was there is replaced)" if (output / "memory.json").exists() else ""
-    expert = None if labelled is None else learn_labels(labelled, labelled_parts, settings, sensor, tracked)
+    expert = None
+    if labelled is not None:
+        expert = learn_labels(labelled, labelled_parts, method or "mrad-ft", settings, sensor, tracked)
     if expert is not None and not good:
         expert.save(output)
-        say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method mrad-tf or mrad-ft")
+        usable = " or ".join(MRAD_NAMES[: MRAD_NAMES.index(expert.method) + 1])
+        say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method {usable}")
         return PASS
     scans = read_scans(good, unit=unit, sensor=sensor)
     reference = None if nominal is None else read_scan(nominal, unit=nominal_unit)
@@ -102,8 +113,8 @@ def inspect(
         memory: folder written by `rad3d fit`.
         scans: meshes, clouds, folders of captured views; globs work.
         output: one folder per specimen is written here.
-        method: what the memory was fitted for, where nothing is said; mrad-tf and mrad-ft need its labels only and
-            rank without a verdict.
+        method: what the memory was fitted for, where nothing is said; those of MRAD need its labels only and rank
+            without a verdict.
         unit: unit of the files, where it is not mm.
         sensor: which sensor's folder, where a capture holds several.
         false_reject: share of good specimens that may fail, instead of the one set at fit.
@@ -112,20 +123,26 @@ def inspect(
     from rad3d.io import find_scans, read_scan
     from rad3d.methods import judge_of
 
-    judge, rejects = judge_of(memory, method, false_reject)
     reports: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     rows: list[Inspection] = []
-    sources = find_scans(scans, sensor=sensor, spare=lambda error: errors.append(told(error)))
+    try:
+        judge, rejects = judge_of(memory, method, false_reject)
+        sources = find_scans(scans, sensor=sensor, spare=lambda error: errors.append(told(error)))
+    except Exception as error:
+        if not json_:
+            raise
+        print(json.dumps({"specimens": [], "errors": [*errors, told(error, memory)]}))
+        return ERROR
     for source in tracked(sources, "inspecting"):
         try:
             scan = replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
             inspection = judge(scan)
             save_result(inspection, output / source.specimen)
-        except Rad3dError as error:
-            errors.append(told(error))
+            reports.append(inspection.report())
+        except Exception as error:  # also a bug that one specimen meets spares the others
+            errors.append(told(error, source.path))
             continue
-        reports.append(inspection.report())
         rows.append(inspection)
     if json_:
         print(json.dumps({"specimens": reports, "errors": errors}, allow_nan=False))
@@ -136,8 +153,20 @@ def inspect(
     return exit_code([report["verdict"] for report in reports], bool(errors))
 
 
-def told(error: Rad3dError) -> dict[str, str]:
-    """An error that spares the other specimens: said at once, and what `--json` has of it."""
+def told(error: Exception, source: str | Path = "rad3d") -> dict[str, str]:
+    """An error, said at once, and what `--json` has of it; one that nobody foresaw is told of `source`."""
+    if not isinstance(error, Rad3dError):
+        if os.environ.get("RAD3D_TRACEBACK"):
+            traceback.print_exception(error)
+        io = isinstance(error, OSError)
+        error = Rad3dError(
+            source,
+            expected="files that can be read and written" if io else "no bug of rad3d's",
+            got=f"{type(error).__name__}: {error}",
+            remedy="check the path, its permissions and the free disk space"
+            if io
+            else "this is a bug: report it with this message and the traceback that RAD3D_TRACEBACK=1 adds",
+        )
     say(f"rad3d: {error}")
     return {"source": error.source, "error": str(error), "remedy": error.remedy}
 
@@ -634,13 +663,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run cleans up as an interrupted one
     try:
         code = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rad3d", description=__doc__, args=arguments)
-    except Rad3dError as error:
-        say(f"rad3d: {error}")
-        code = ERROR
     except KeyboardInterrupt:
         say("rad3d: interrupted; partial output was removed")
         code = INTERRUPTED
     except BrokenPipeError:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PASS
+    except Exception as error:  # a traceback would exit 1, which says that a specimen fails
+        told(error)
+        code = ERROR
     raise SystemExit(code)

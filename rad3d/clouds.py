@@ -43,6 +43,8 @@ def read_pcd(path: Path) -> PcdData:
         counts = [int(count) for count in header.get("COUNT", ["1"] * len(sizes))]
         kinds = [kind.lower() + str(size) for kind, size in zip(header["TYPE"], sizes, strict=True)]
         width, height = int(header["WIDTH"][0]), int(header["HEIGHT"][0])
+        if min(width, height) < 0 or min(counts) < 1:
+            raise ValueError(f"{width} x {height} points with fields of {counts}")
         encoding = header["DATA"][0]
         names = [f"{name}.{i}" if name == "_" else name for i, name in enumerate(header["FIELDS"])]
         row = np.dtype([(n, "<" + k, (c,)) for n, k, c in zip(names, kinds, counts, strict=True)])
@@ -122,7 +124,7 @@ def read_pcd_cloud(path: Path) -> Contents:
     colours = None
     packed = columns.get("rgb", columns.get("rgba"))
     if packed is not None:  # 0xRRGGBB, often stored in the bits of a float
-        bits = packed.view(np.uint32) if packed.dtype.kind == "f" else packed.astype(np.uint32)
+        bits = packed.astype(np.float32).view(np.uint32) if packed.dtype.kind == "f" else packed.astype(np.uint32)
         colours = np.stack([bits >> 16 & 255, bits >> 8 & 255, bits & 255], axis=1).astype(np.uint8)
     return Contents(vertices, None, colours, normals)
 
@@ -203,6 +205,20 @@ def _guessed_names(table: np.ndarray) -> list[str]:
     return names
 
 
+def _check_las_header(path: Path, header: bytes) -> None:
+    """Refuse counts that the file cannot hold, for which laspy would reserve memory or read forever (LAS 1.4, 2.4)."""
+    try:
+        start, records = struct.unpack_from("<II", header, 96)
+        form, size, count = struct.unpack_from("<BHI", header, 104)
+        count = struct.unpack_from("<Q", header, 247)[0] if header[25] >= 4 else count
+    except struct.error as error:
+        raise ScanError(path, expected="the header of a LAS file", got="a truncated one", remedy=_REMEDY) from error
+    there = path.stat().st_size
+    least = start + (0 if form & 0xC0 else size * count)  # the points of LAZ are compressed
+    if least > there or 54 * records > there:
+        raise ScanError(path, expected=f"{count} points as its header says", got=f"{there} bytes", remedy=_REMEDY)
+
+
 def read_las(path: Path) -> Contents:
     """LAS and LAZ, through laspy.
 
@@ -210,7 +226,7 @@ def read_las(path: Path) -> Contents:
         DependencyError: laspy (or, for LAZ, its decompressor) is missing.
         ScanError: not a LAS file, or truncated.
     """
-    read_bytes(path, "a LAS cloud", 4)
+    _check_las_header(path, read_bytes(path, "a LAS cloud", 255))
     try:
         import laspy
     except ImportError as error:
@@ -219,14 +235,12 @@ def read_las(path: Path) -> Contents:
         ) from error
     try:
         las = laspy.read(path)
-    except laspy.errors.LaspyException as error:
-        if "backend" in str(error).lower():
+    except Exception as error:  # laspy lets through whatever it meets in a damaged file
+        if isinstance(error, laspy.errors.LaspyException) and "backend" in str(error).lower():
             raise DependencyError(
                 path, expected="a decompressor for LAZ", got=str(error), remedy="pip install 'laspy[lazrs]'"
             ) from error
-        raise ScanError(path, expected="a LAS file", got=str(error), remedy=_REMEDY) from error
-    except (ValueError, struct.error, EOFError) as error:
-        raise ScanError(path, expected="a LAS file", got=f"a truncated one ({error})", remedy=_REMEDY) from error
+        raise ScanError(path, expected="a LAS file", got=f"a damaged one ({error})", remedy=_REMEDY) from error
     if len(las.points) != las.header.point_count:
         raise ScanError(
             path,

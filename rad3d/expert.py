@@ -40,6 +40,7 @@ class Expert:
         memory: the labelled examples.
         maps: of mrad-ft and mrad-clip.
         prompts: of mrad-clip, with the text tower they belong to.
+        folder: where it is on disk; None = nowhere.
     """
 
     method: MradName
@@ -47,6 +48,7 @@ class Expert:
     memory: LabelledMemory
     maps: TunedMaps | None = None
     prompts: tuple[TextTower, DynamicPrompts] | None = None
+    folder: Path | None = None
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -56,7 +58,7 @@ class Expert:
             MemoryFormatError: this machine's encoder gives other features than the memory holds.
         """
         encoder = Encoder.load(self.settings)
-        check_fingerprint(self.memory.fingerprint, encoder.fingerprint, "labelled memory")
+        check_fingerprint(self.memory.fingerprint, encoder.fingerprint, self.folder or "labelled memory")
         return encoder
 
     def judge(self, images: Sequence[Image]) -> LabelledScores:
@@ -107,9 +109,11 @@ class Expert:
 
         Raises:
             MemoryFormatError: missing, damaged, of another encoder, or never trained for the method.
+            DatasetError: one label only.
         """
         folder = Path(folder)
         memory = LabelledMemory.load(folder)
+        memory.check_labels(folder)
         try:
             stored = json.loads((folder / "expert.json").read_text())["encoder"]
             settings = Settings.from_dict({"encoder": stored}).encoder
@@ -127,4 +131,4 @@ class Expert:
             tower = tower or TextTower.load(settings.name)
             fingerprint = prompts_fingerprint(memory.fingerprint, tower)
             prompts = (tower, DynamicPrompts.load(folder / "prompts.safetensors", fingerprint=fingerprint))
-        return Expert(method, settings, memory, maps, prompts)
+        return Expert(method, settings, memory, maps, prompts, folder)

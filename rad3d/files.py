@@ -3,12 +3,17 @@
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from rad3d.arrays import Colours, Faces, Points
 from rad3d.errors import ResultError, ScanError
@@ -37,6 +42,18 @@ def read_bytes(path: Path, what: str, count: int = -1) -> bytes:
     if not data:
         raise ScanError(path, expected=what, got="an empty file (0 bytes)", remedy="export or copy it again")
     return data
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write arrays or CPU tensors as safetensors.
+
+    Raises:
+        OSError: it cannot be written; safetensors' own error is none, and a full disk would pass for a bug.
+    """
+    try:
+        save_file({name: np.asarray(values, order="C") for name, values in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
 
 from rad3d.arrange import arranged
@@ -34,7 +34,7 @@ from rad3d.errors import MemoryFormatError, RegistrationError, ScanError, Settin
 from rad3d.evidence import Evidence, Remembered, gather, judge_patches
 from rad3d.expert import Expert
 from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
-from rad3d.files import atomic_folder
+from rad3d.files import atomic_folder, save_tensors
 from rad3d.fitting import (
     Track,
     check_names,
@@ -116,7 +116,7 @@ class Inspector:
             MemoryFormatError: this machine's encoder gives other features than the memory holds.
         """
         encoder = Encoder.load(self.settings.encoder) if self.expert is None else self.expert.encoder
-        check_fingerprint(self.memory.fingerprint, encoder.fingerprint)
+        check_fingerprint(self.memory.fingerprint, encoder.fingerprint, self.folder or "memory")
         return encoder
 
     @cached_property
@@ -479,9 +479,7 @@ class Inspector:
             write_log(new, self.log)
             if self.expert is not None:
                 self.expert.write_into(new)
-            save_file(
-                {name: np.ascontiguousarray(array) for name, array in arrays.items()}, new / "inspector.safetensors"
-            )
+            save_tensors(arrays, new / "inspector.safetensors")
             (new / "inspector.json").write_text(json.dumps(header, indent=1) + "\n")
         return folder
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from rad3d.captured import is_captured, read_captured, sensor_folder
+from rad3d.captured import is_captured, read_captured, read_image, sensor_folder
 from rad3d.clouds import looks_like_points, read_las, read_pcd_cloud, read_text_cloud
 from rad3d.errors import ScanError, UnitError
 from rad3d.files import Contents, atomic_file, atomic_folder, read_bytes, sha256_of
@@ -91,7 +91,9 @@ def read_scan(path: str | Path, *, unit: Unit | None = None, sensor: str | None 
             got=f"the suffix '{suffix}'",
             remedy="convert it to PLY",
         )
-    return _scan(path, _READERS[suffix](path), unit)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is counted and refused below
+        contents = _READERS[suffix](path)
+    return _scan(path, contents, unit)
 
 
 def _scan(path: Path, contents: Contents, unit: Unit | None) -> Scan:
@@ -155,8 +157,6 @@ def _read_ply_scan(path: Path) -> Contents:
 
 def _ply_texture(path: Path, ply: PlyData) -> Texture | None:
     """Texture by coordinates per corner (MeshLab) or per vertex (Blender)."""
-    from PIL import Image
-
     files = [path.parent / name for name in ply.texture_files]
     if ply.faces is None or not files or not all(file.is_file() for file in files):
         return None
@@ -166,7 +166,7 @@ def _ply_texture(path: Path, ply: PlyData) -> Texture | None:
             corner_uv = np.stack([ply.fields[u], ply.fields[v]], axis=1).astype(np.float64)[ply.faces]
     if corner_uv is None:
         return None
-    images = tuple(np.asarray(Image.open(file).convert("RGB")) for file in files)
+    images = tuple(read_image(file) for file in files)
     index = np.zeros(len(ply.faces), np.int64) if ply.texture_index is None else ply.texture_index
     return Texture(images, corner_uv, np.where((index >= 0) & (index < len(images)), index, -1))
 

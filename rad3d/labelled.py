@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rad3d.arrays import Flags, Indices, Mask
 from rad3d.encoder import ClipFeatures
 from rad3d.errors import DatasetError, MemoryFormatError
-from rad3d.files import atomic_folder
+from rad3d.files import atomic_folder, save_tensors
 from rad3d.memory import MEMORY_FILES, check_fingerprint
 
 _log = logging.getLogger(__name__)
@@ -184,8 +184,8 @@ class LabelledMemory:
             region_image=np.searchsorted(rows, self.region_image[regions]),
         )
 
-    def check_labels(self) -> None:
-        """Refuse a memory that can only ever give one answer.
+    def check_labels(self, source: str | Path = "labelled memory") -> None:
+        """Refuse a memory that can only ever give one answer; `source` is where it lies.
 
         Raises:
             DatasetError: a label that no image or no region has.
@@ -194,7 +194,7 @@ class LabelledMemory:
             for label, word in ((NORMAL, "normal"), (ANOMALOUS, "anomalous")):
                 if label not in labels:
                     raise DatasetError(
-                        "labelled memory",
+                        source,
                         expected=f"normal and anomalous {what}s",
                         got=f"no {word} {what} among {len(self)} images",
                         remedy="add images of that kind, with defects larger than an encoder's patch",
@@ -209,13 +209,13 @@ class LabelledMemory:
     def write_into(self, folder: Path) -> None:
         """Write the memory's two files into an existing folder."""
         tensors = {
-            "image_keys": self.image_keys.contiguous(),
-            "image_labels": torch.from_numpy(self.image_labels.astype(np.int64)),
-            "region_keys": self.region_keys.contiguous(),
-            "region_labels": torch.from_numpy(self.region_labels.astype(np.int64)),
-            "region_image": torch.from_numpy(self.region_image.astype(np.int64)),
+            "image_keys": self.image_keys,
+            "image_labels": self.image_labels.astype(np.int64),
+            "region_keys": self.region_keys,
+            "region_labels": self.region_labels.astype(np.int64),
+            "region_image": self.region_image.astype(np.int64),
         }
-        save_file(tensors, folder / "labelled.safetensors")
+        save_tensors(tensors, folder / "labelled.safetensors")
         header = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
@@ -245,8 +245,8 @@ class LabelledMemory:
                 region_labels=stored["region_labels"].numpy(),
                 region_image=stored["region_image"].numpy(),
             )
-        except MemoryFormatError:
-            raise
+        except MemoryFormatError as error:  # of keys or names, which do not know their folder
+            raise MemoryFormatError(folder, expected=error.expected, got=error.got, remedy=error.remedy) from error
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise MemoryFormatError(
                 folder,

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from rad3d.arrays import Flags, Indices
 from rad3d.errors import MemoryFormatError
-from rad3d.files import atomic_folder
+from rad3d.files import atomic_folder, save_tensors
 from rad3d.patches import Patches
 
 MEMORY_FILES = ("memory.*", "inspector.*", "labelled.*", "expert.json", "maps.*", "prompts.*", "feedback.jsonl")
@@ -192,17 +191,17 @@ class Memory:
     def write_into(self, folder: Path) -> None:
         """Write the memory's two files into an existing folder."""
         tensors = {
-            "descriptors": self.descriptors.contiguous(),
-            "points_mm": torch.from_numpy(np.ascontiguousarray(self.points_mm)),
-            "normals": torch.from_numpy(np.ascontiguousarray(self.normals)),
-            "directions": torch.from_numpy(np.ascontiguousarray(self.directions)),
-            "pictures": torch.from_numpy(np.frombuffer(b"".join(self.pictures), np.uint8).copy()),
+            "descriptors": self.descriptors,
+            "points_mm": self.points_mm,
+            "normals": self.normals,
+            "directions": self.directions,
+            "pictures": np.frombuffer(b"".join(self.pictures), np.uint8),
         }
         if isinstance(self.features, Path):
             # rows already on disk: the whole file is the same, so nothing is read and written again
             shutil.copyfile(self.features, folder / "memory.safetensors")
         else:
-            save_file({**tensors, "features": self.features.contiguous()}, folder / "memory.safetensors")
+            save_tensors({**tensors, "features": self.features}, folder / "memory.safetensors")
         header = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,

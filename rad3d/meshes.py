@@ -62,6 +62,8 @@ def read_off(path: Path) -> Contents:
     counts, *body = [words for words in (lines[0][1:], *lines[1:]) if words] or [[]]
     try:
         vertex_count, face_count = (int(number) for number in counts[:2])
+        if min(vertex_count, face_count) < 0:
+            raise ValueError
     except ValueError as error:
         raise ScanError(
             path, expected="a line with the numbers of vertices and faces", got=str(counts), remedy=_REMEDY
@@ -77,8 +79,11 @@ def read_off(path: Path) -> Contents:
     if vertex_count and table.shape[1] < 3:
         raise ScanError(path, expected="vertices with x, y, z", got=f"{table.shape[1]} numbers", remedy=_REMEDY)
     try:
-        polygons = [np.array(row[1 : 1 + int(row[0])], np.int64) for row in body[vertex_count:][:face_count]]
-    except ValueError as error:
+        rows = body[vertex_count:][:face_count]
+        polygons = [np.array(row[1 : 1 + int(row[0])], np.int64) for row in rows]
+        if wrong := [row for row, polygon in zip(rows, polygons, strict=True) if len(polygon) != int(row[0])]:
+            raise ValueError(b" ".join(wrong[0]))
+    except (ValueError, OverflowError) as error:
         raise ScanError(path, expected="faces as a count and vertex indices", got=str(error), remedy=_REMEDY) from error
     faces = _triangles(path, polygons, vertex_count)
     colours = None
@@ -96,9 +101,9 @@ def _numbers(path: Path, rows: Any) -> np.ndarray:
 
 def _triangles(path: Path, polygons: list[np.ndarray], vertex_count: int) -> Faces:
     """Polygons as triangles."""
-    if not polygons:
+    items = np.concatenate([np.empty(0, np.int64), *polygons])
+    if not len(items):
         return np.empty((0, 3), np.int64)
-    items = np.concatenate(polygons)
     if not 0 <= items.min() <= items.max() < vertex_count:
         raise ScanError(
             path,
@@ -216,19 +221,27 @@ def read_gltf(path: Path) -> Contents:
         scene = trimesh.load_scene(
             BytesIO(data), file_type=path.suffix.lower()[1:], resolver=trimesh.resolvers.FilePathResolver(str(path))
         )
+        parts = _gltf_parts(scene)
     except Exception as error:  # trimesh lets through whatever its decoders meet
         raise ScanError(
             path, expected="a glTF 2.0 file", got=f"one that cannot be read ({error})", remedy=_REMEDY
         ) from error
+    if any(part.faces is not None for part in parts):
+        parts = [part for part in parts if part.faces is not None]
+    return _joined(parts)
+
+
+def _gltf_parts(scene: Any) -> list[Contents]:
+    """What the nodes of a scene hold, in their order."""
+    import trimesh
+
     parts = []
     for frame in sorted(scene.graph.nodes_geometry, key=lambda name: int(str(name).split("_")[0])):
         matrix, name = scene.graph[frame]
         geometry = scene.geometry[name]
         if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud):
             parts.append(_gltf_part(geometry, np.asarray(matrix)))
-    if any(part.faces is not None for part in parts):
-        parts = [part for part in parts if part.faces is not None]
-    return _joined(parts)
+    return parts
 
 
 def _with_numbered_nodes(data: bytes, binary: bool) -> bytes:

@@ -9,7 +9,7 @@ from typing import Literal
 from rad3d.auxiliary import Auxiliary
 from rad3d.datasets.sample import Choice
 from rad3d.errors import Rad3dError, SettingsError
-from rad3d.expert import MRAD_NAMES, Expert
+from rad3d.expert import MRAD_NAMES, Expert, MradName
 from rad3d.fitting import Track
 from rad3d.inspector import Inspector
 from rad3d.result import Inspection
@@ -20,14 +20,16 @@ from rad3d.zeroshot import REASON, inspect_zero_shot
 MethodName = Literal["rad3d", "rad3d+mrad", "mrad-tf", "mrad-ft", "mrad-clip"]
 
 
-def learn_labels(root: Path, parts: tuple[str, ...], settings: Settings, sensor: str | None, track: Track) -> Expert:
-    """Remember a labelled data set and train MRAD-FT on it."""
+def learn_labels(
+    root: Path, parts: tuple[str, ...], method: MradName, settings: Settings, sensor: str | None, track: Track
+) -> Expert:
+    """Remember a labelled data set and train the method on it."""
 
     def stop(error: Rad3dError) -> None:
         raise error
 
     choice = Choice(parts=parts) if sensor is None else Choice(parts=parts, sensor=sensor)
-    return Auxiliary.at(root, choice).learned("mrad-ft", settings, track, stop)
+    return Auxiliary.at(root, choice).learned(method, settings, track, stop)
 
 
 def judge_of(
@@ -39,7 +41,9 @@ def judge_of(
         SettingsError: the memory was calibrated for another method.
     """
     only_labels = (memory / "labelled.json").exists() and not (memory / "inspector.json").exists()
-    method = "mrad-ft" if method is None and only_labels else method
+    if method is None and only_labels:
+        trained = [(memory / name).exists() for name in ("maps.safetensors", "prompts.safetensors")]
+        method = MRAD_NAMES[sum(trained)]
     if method in MRAD_NAMES:
         if false_reject is not None:
             raise SettingsError(

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
 from rad3d.arrays import Indices
 from rad3d.encoder import ClipFeatures
 from rad3d.errors import MemoryFormatError
-from rad3d.files import atomic_file
+from rad3d.files import atomic_file, save_tensors
 from rad3d.labelled import ANOMALOUS, LabelledMemory, pooled
 from rad3d.memory import check_fingerprint
 
@@ -137,7 +136,7 @@ class TunedMaps(torch.nn.Module):
         """Write the maps into a safetensors file, all or nothing."""
         with atomic_file(path) as partial:
             metadata = {"format_version": str(FORMAT_VERSION), "fingerprint": self.fingerprint}
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, partial, metadata)
+            save_tensors(self.state_dict(), partial, metadata)
         return Path(path)
 
     @staticmethod

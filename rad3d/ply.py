@@ -134,7 +134,7 @@ def _parse_header(path: Path, data: bytes) -> tuple[str, list[_Element], tuple[s
                     pass
                 case ["comment" | "obj_info", *_]:
                     comments.append(line.strip().partition(" ")[2])
-                case ["element", name, count]:
+                case ["element", name, count] if int(count) >= 0:
                     elements.append((name, int(count), []))
                 case ["property", "list", count_type, item_type, name]:
                     elements[-1][2].append(_Property(name, _TYPES[item_type], _TYPES[count_type]))
@@ -249,9 +249,9 @@ def _ascii_table(path: Path, element: _Element, numbers: np.ndarray, start: int)
             if prop.count_type is not None:
                 if start >= len(numbers):
                     raise _truncated(path, element)
-                count = int(numbers[start])
+                count = int(numbers[start]) if 0 <= numbers[start] <= len(numbers) else len(numbers)
                 start += 1
-            if count < 0 or start + count > len(numbers):
+            if start + count > len(numbers):
                 raise _truncated(path, element)
             values[prop.name].append(numbers[start : start + count])
             start += count

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.nn.functional import interpolate, normalize
 
 from rad3d.encoder import ClipFeatures
 from rad3d.errors import DependencyError, MemoryFormatError, SettingsError, WeightsError
-from rad3d.files import atomic_file
+from rad3d.files import atomic_file, save_tensors
 from rad3d.labelled import LabelledMemory, pooled
 from rad3d.memory import check_fingerprint
 from rad3d.mrad import Examples, LabelledScores, Training, TunedMaps, focal_and_dice, score_tuned
@@ -159,7 +158,7 @@ class DynamicPrompts(torch.nn.Module):
         """Write the prompts into a safetensors file, all or nothing."""
         with atomic_file(path) as partial:
             metadata = {"format_version": str(FORMAT_VERSION), "fingerprint": self.fingerprint}
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, partial, metadata)
+            save_tensors(self.state_dict(), partial, metadata)
         return Path(path)
 
     @staticmethod

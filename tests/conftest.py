@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,23 @@ def good_scans() -> list[Scan]:
 def inspector(good_scans: list[Scan]) -> Inspector:
     """Fitted on them, with real features."""
     return Inspector.fit(good_scans, SMALL, part="bracket")
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """`with full_disk(n):` no file can grow beyond n bytes; Python ignores the signal, so writes fail."""
+    resource = pytest.importorskip("resource", reason="no limits on the size of files here")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture

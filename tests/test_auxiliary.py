@@ -24,6 +24,7 @@ from rad3d.fitting import silently
 from rad3d.io import read_scan
 from rad3d.labelled import LabelledMemory
 from rad3d.looks import mask_at
+from rad3d.methods import judge_of
 from rad3d.mrad import Examples, image_scores, pixel_maps, score_train_free
 from rad3d.ply import write_ply
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
@@ -143,6 +144,20 @@ def test_labels_of_what_is_judged_are_refused(sets: Path, tmp_path: Path) -> Non
     assert "same part, not zero-shot" in (tmp_path / "d" / "results.md").read_text()
 
 
+def test_a_part_is_not_taken_out_of_what_was_learned_together(
+    sets: Path, memory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("mrad-tf", "mrad-ft"):
+        with pytest.raises(DatasetError, match="gear, wheel") as caught:
+            judged(sets, tmp_path / "out", method, auxiliary=memory, auxiliary_parts=("gear",))
+        assert caught.value.source == str(memory)
+    assert run("fit", "--labelled", memory, "--labelled-parts", "wheel", "-o", tmp_path / "m") == 2
+    assert "--labelled-parts" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert Auxiliary.at(memory, Choice(parts=("wheel", "gear"))).parts == ["gear", "wheel"]
+    assert Auxiliary.at(sets / "labels", Choice(parts=("wheel",))).parts == ["wheel"]
+
+
 def test_labels_are_needed_by_mrad_and_by_no_other(sets: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--auxiliary"):
         judged(sets, tmp_path, "mrad-ft")
@@ -174,11 +189,23 @@ def test_another_encoder_and_a_memory_never_trained_are_refused(memory: Path, tm
     with pytest.raises(MemoryFormatError, match=r"maps\.safetensors"):
         Expert.load(folder, "mrad-ft")
     (folder / "labelled.json").write_text(json.dumps({**header, "fingerprint": "another"}))
-    with pytest.raises(MemoryFormatError, match="another"):
+    with pytest.raises(MemoryFormatError, match="another") as caught:
         Expert.load(folder, "mrad-tf").encoder  # noqa: B018
+    assert caught.value.source == str(folder)
     (folder / "expert.json").write_text("{}")
     with pytest.raises(MemoryFormatError, match="fit --labelled"):
         Expert.load(folder, "mrad-tf")
+
+
+def test_a_memory_of_one_label_is_named(memory: Path, tmp_path: Path) -> None:
+    expert = Expert.load(memory, "mrad-tf")
+    for image in expert.memory.images:
+        if "good" not in image.image:
+            expert = replace(expert, memory=expert.memory.remove(image=image.image))
+    folder = expert.save(tmp_path / "good")
+    with pytest.raises(DatasetError, match="no anomalous image") as caught:
+        Expert.load(folder, "mrad-tf")
+    assert caught.value.source == str(folder)
 
 
 def test_mrad_clip_needs_its_text_tower(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +217,36 @@ def test_mrad_clip_needs_its_text_tower(sets: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(WeightsError, match="text"):
         judged(sets, tmp_path / "out", "mrad-clip", auxiliary=sets / "labels")
     assert not (tmp_path / "out").exists()
+
+
+def test_mrad_clip_is_fitted_and_inspects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line, with a text tower of random weights: nothing is claimed of its scores."""
+    pytest.importorskip("open_clip")
+    from open_clip.transformer import TextTransformer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        tower = prompted.TextTower.of(TextTransformer(width=16, heads=2, layers=11, output_dim=512))
+    monkeypatch.setattr(prompted.TextTower, "load", staticmethod(lambda name: tower))
+    write_part(tmp_path / "labels" / "gear", 2, defects=1)
+    command = ("fit", "--labelled", tmp_path / "labels", *ARGUMENTS)
+    assert run(*command, "-o", tmp_path / "m", "--method", "mrad-clip") == 0
+    assert "--method mrad-tf or mrad-ft or mrad-clip" in capsys.readouterr().err
+    assert (tmp_path / "m" / "prompts.safetensors").exists()
+    scan = make_specimen("bracket", 7, ("hole",), sizes_mm=(5.0, 6.0)).scan
+    write_ply(tmp_path / "new.ply", scan.vertices_mm, scan.faces, colours=scan.colours)
+    assert run("inspect", tmp_path / "m", tmp_path / "new.ply", "-o", tmp_path / "out") == 3
+    result = load_result(tmp_path / "out" / "new")
+    assert result.settings["method"] == "mrad-clip"
+    known = result.points.anomaly_score[np.isfinite(result.points.anomaly_score)]
+    assert 0 <= known.min() < known.max() <= 1
+    assert run(*command, "-o", tmp_path / "free", "--method", "mrad-tf") == 0
+    assert not (tmp_path / "free" / "maps.safetensors").exists()
+    assert judge_of(tmp_path / "free", None, None)[0].args[0].method == "mrad-tf"  # type: ignore[attr-defined]
+    assert run("fit", tmp_path / "new.ply", "-o", tmp_path / "no", "--method", "mrad-clip") == 2
+    assert "--labelled" in capsys.readouterr().err
 
 
 def test_a_held_out_part_decides_how_long_is_trained() -> None:

@@ -78,6 +78,52 @@ def test_json_is_one_object_and_an_error_spares_the_others(memory, scans, tmp_pa
     assert all(error["remedy"] for error in printed["errors"])
 
 
+def test_a_bug_met_by_one_specimen_spares_the_others(memory, scans, tmp_path, monkeypatch, capsys):
+    save = cli.save_result
+
+    def buggy(inspection, folder):
+        if inspection.specimen == "holed":
+            raise ZeroDivisionError("by a bug")
+        save(inspection, folder)
+
+    monkeypatch.setattr(cli, "save_result", buggy)
+    command = ("inspect", memory, scans / "holed.ply", scans / "fresh.ply", "-o", tmp_path / "out", "--json")
+    assert run(*command) == 2
+    out, err = capsys.readouterr()
+    assert [report["specimen"] for report in json.loads(out)["specimens"]] == ["fresh"]
+    (error,) = json.loads(out)["errors"]
+    assert error["source"].endswith("holed.ply")
+    assert "ZeroDivisionError: by a bug" in error["error"]
+    assert "bug" in error["remedy"]
+    assert "Traceback" not in err
+    monkeypatch.setenv("RAD3D_TRACEBACK", "1")
+    assert run(*command) == 2
+    assert 'in buggy\n    raise ZeroDivisionError("by a bug")' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [(TypeError("no such thing"), "report"), (PermissionError(13, "Permission denied", "/x"), "permissions")],
+)
+def test_what_nobody_foresaw_is_no_verdict(tmp_path, monkeypatch, capsys, raised, said):
+    def fails(path, unit, sensor):
+        raise raised
+
+    monkeypatch.setattr("rad3d.describe.describe", fails)
+    assert run("info", tmp_path) == 2
+    message = capsys.readouterr().err
+    assert f"got {type(raised).__name__}: {raised}. Remedy: " in message
+    assert said in message
+
+
+def test_json_is_one_object_where_nothing_can_be_inspected(scans, tmp_path, capsys):
+    assert run("inspect", tmp_path / "typo", scans / "fresh.ply", "-o", tmp_path / "out", "--json") == 2
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["specimens"] == []
+    (error,) = printed["errors"]
+    assert (error["source"], error["remedy"]) == (str(tmp_path / "typo"), "check the path")
+
+
 def truncated_ply(path):
     box = np.random.default_rng(0).random((50, 3)) * 30
     write_ply(path, box, np.arange(48).reshape(-1, 3))

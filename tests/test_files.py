@@ -1,12 +1,17 @@
 import errno
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file
 
+import rad3d
 from rad3d.errors import ResultError, ScanError
-from rad3d.files import atomic_file, atomic_folder, read_bytes, sha256_of
+from rad3d.files import atomic_file, atomic_folder, read_bytes, save_tensors, sha256_of
 
 
 def names(folder: Path) -> set[str]:
@@ -86,6 +91,31 @@ def test_disk_full_says_so_and_leaves_nothing(tmp_path: Path, atomic: type) -> N
     assert "out" in caught.value.source
     assert "free disk space" in caught.value.remedy
     assert not names(tmp_path)
+
+
+def test_tensors_on_a_full_disk_are_an_oserror(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """safetensors raises an error of its own, which only `save_tensors` knows of."""
+    with (
+        full_disk(1000),
+        pytest.raises(ResultError, match="free disk space") as caught,
+        atomic_file(tmp_path / "a") as new,
+    ):
+        save_tensors({"a": np.zeros(1000)}, new)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not names(tmp_path)
+    for module in (Path(rad3d.__file__).parent).rglob("*.py"):
+        assert module.name == "files.py" or "import save_file" not in module.read_text(), module
+
+
+def test_tensors_come_back_in_any_layout(tmp_path: Path) -> None:
+    turned = np.arange(6.0).reshape(2, 3).T
+    save_tensors({"a": turned, "b": torch.arange(6).reshape(2, 3).T, "c": np.float32(7)}, tmp_path / "t", {"k": "v"})
+    back = load_file(tmp_path / "t")
+    np.testing.assert_array_equal(back["a"], turned)
+    np.testing.assert_array_equal(back["b"], turned)
+    assert (back["c"].shape, back["c"].dtype) == ((), np.float32)
 
 
 def test_interrupted_file_keeps_the_older_one(tmp_path: Path) -> None:

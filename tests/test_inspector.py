@@ -216,8 +216,9 @@ def test_a_memory_of_another_encoder_is_refused(tmp_path, inspector, dented):
     folder = inspector.save(tmp_path / "memory")
     header = json.loads((folder / "memory.json").read_text())
     (folder / "memory.json").write_text(json.dumps({**header, "fingerprint": "other"}))
-    with pytest.raises(MemoryFormatError, match="other"):
+    with pytest.raises(MemoryFormatError, match="other") as caught:
         Inspector.load(folder).inspect(dented.scan)
+    assert caught.value.source == str(folder)
     (folder / "inspector.json").unlink()
     with pytest.raises(MemoryFormatError, match="fit again"):
         Inspector.load(folder)

