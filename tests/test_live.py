@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -24,15 +25,18 @@ from rad3d.camera import Camera
 from rad3d.defects import PEAK_SHARE
 from rad3d.errors import ResultError
 from rad3d.geometry import inverse, look_at, random_rotation, transform_points, translation
+from rad3d.memory import Memory, Provenance
 from rad3d.ply import write_ply
-from rad3d.result import Defect, Inspection, PointScores, ViewScores
+from rad3d.result import UNSEEN_GREY, Defect, Inspection, PatchPair, PointScores, ViewScores
 from rad3d.scan import Scan
+from rad3d.view import View
+from rad3d.viewers.pictures import overlay
 from rad3d.viewers.segmenting import Segmenter
 
 pytest.importorskip("viser", reason="the extra `viewer` is not installed")
 import viser.transforms as vtf
 
-from rad3d.viewers.live import OWN_COLOUR, serve, shown
+from rad3d.viewers.live import OWN_COLOUR, PANEL_PIXELS, serve, shown
 
 PEAKS = ((np.array([20.0, 0, 0]), 4.0), (np.array([0, -20.0, 0]), 2.0))
 
@@ -193,6 +197,108 @@ def test_nominal_stands_where_each_item_was_before_registration(served):
         assert cKDTree(where).query(drawn.vertices_mm + offset)[0].max() < 1e-3
 
 
+def test_a_memory_is_shown_as_its_patches(served):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-10, 10, (3, 4, 5, 3)).astype(np.float32)
+    points[0, 0] = np.nan  # patches beside the part
+    memory = Memory(
+        fingerprint="clip",
+        specimens=tuple(Provenance(name, "gear", f"{name}.ply", "", "2026-01-01") for name in "ab"),
+        specimen_index=np.array([0, 0, 1]),
+        view_names=("u", "v", "w"),
+        descriptors=torch.zeros(3, 1, 2),
+        points_mm=points,
+        normals=points,
+        directions=np.zeros((3, 3), np.float32),
+        features=torch.zeros(3, 1, 4, 5, 2),
+    )
+    viewer = served([memory])
+    (item,) = viewer.items
+    assert item.name == "gear: 55 remembered patches"
+    placed = points.reshape(-1, 3)[5:]
+    where = np.lexsort(item.vertices_mm.T)
+    np.testing.assert_array_equal(item.vertices_mm[where], placed[np.lexsort(placed.T)])
+    colours = viewer._drawn[0].colors[where]
+    of_second = (np.arange(60) >= 40)[5:][np.lexsort(placed.T)]
+    assert len(np.unique(colours[of_second], axis=0)) == len(np.unique(colours[~of_second], axis=0)) == 1
+    assert (colours[of_second][0] != colours[~of_second][0]).any()
+    assert viewer.defects == []
+
+
+def test_a_captured_scan_is_shown_with_what_its_views_saw(served):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-10, 10, (2, 4, 5, 3)).astype(np.float32)
+    points[0, 0] = np.nan
+    images = rng.integers(0, 255, (2, 4, 5, 3), np.uint8)
+    views = [View(str(k), "captured", image, seen) for k, (image, seen) in enumerate(zip(images, points, strict=True))]
+    views.append(View("bare", "captured", images[0]))
+    viewer = served([Scan("capture", vertices_mm=np.empty((0, 3)), views=tuple(views))])
+    (item,) = viewer.items
+    seen = np.isfinite(points).all(axis=3)
+    order = np.lexsort(item.vertices_mm.T)
+    np.testing.assert_array_equal(item.vertices_mm[order], points[seen][np.lexsort(points[seen].T)])
+    np.testing.assert_array_equal(viewer._drawn[0].colors[order], images[seen][np.lexsort(points[seen].T)])
+
+
+def seen_from(eye, name="v"):
+    """A view of the ball from there, with made-up pixels."""
+    camera = Camera.from_field_of_view((64, 64), 0.7, look_at(np.array(eye), np.zeros(3)))
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    heat = np.full((64, 64), 0.2, np.float32)
+    heat[20:44, 20:44] = 4.0
+    return ViewScores(name, image, heat, camera.part_from_camera, camera.intrinsics)
+
+
+def test_a_click_on_a_camera_shows_its_image_and_heat_map(served):
+    view = seen_from((80.0, 0.0, 0.0), "<b>v</b>")
+    viewer = served([replace(inspection(), views=(view,))])
+    viewer._show_views.value = True
+    (frustum,) = viewer._frames
+    (clicked,) = frustum._impl.click_cb
+    assert not viewer._detail.visible
+    clicked.callback(None)
+    assert viewer._detail.visible
+    assert "&lt;b&gt;v" in viewer._words.content
+    shown_image = viewer._image.image[:: PANEL_PIXELS // 128, :: PANEL_PIXELS // 128]
+    np.testing.assert_array_equal(shown_image[:, :64], view.image)
+    np.testing.assert_array_equal(shown_image[:, 64:], overlay(view, 1.0))
+
+
+def test_evidence_of_a_defect_is_shown_beside_the_good_patch(served):
+    patch, good = (np.full((20, 20, 3), value, np.uint8) for value in (40, 200))
+    pair = PatchPair(1, "v", "good_3", "w", 0.25, patch, good)
+    item = replace(inspection(), views=(seen_from((80.0, 0.0, 0.0)),), evidence=(pair,))
+    viewer = served([replace(item, part_from_scan=np.eye(4))])
+    viewer._explain(0, item.defects[0])
+    assert viewer._image.visible
+    assert viewer._patches.visible
+    assert "good patch most like it, in w of good_3; raw score 0.25" in viewer._compared.content
+    pictures = viewer._patches.image
+    assert (pictures[0, 0] == 40).all()
+    assert (pictures[0, -1] == 200).all()
+    viewer._explain(0, item.defects[1])  # has none
+    assert not viewer._patches.visible
+    assert not viewer._compared.visible
+
+
+def test_all_anomalous_and_nothing_judged_are_shown(served):
+    item = inspection()
+    hot = replace(item.points, anomaly_score=np.full(len(item.vertices_mm), 9.0, np.float32))
+    blank = PointScores.unknown(len(item.vertices_mm))
+    unseen = replace(item, points=blank, defects=(), score=float("nan"), coverage=0.0, verdict="incomplete")
+    viewer = served([replace(item, points=hot, score=9.0), unseen])
+    assert viewer.threshold.max > 9
+    viewer.threshold.value = 2.0
+    ((index, whole),) = viewer.defects
+    assert index == 0
+    assert whole.area_mm2 == pytest.approx(4 * np.pi * 20**2, rel=0.01)
+    viewer.threshold.value = viewer.threshold.max
+    assert viewer.defects == []
+    assert (viewer.items[1].colours["Anomaly score"]() == UNSEEN_GREY).all()
+    for mode in viewer.items[1].colours:
+        viewer.mode.value = mode
+
+
 def test_taken_port_moves_on_and_says_so(served, caplog):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -310,6 +416,49 @@ def blue(picture):
     return picture[..., 2] > picture[..., 0] + 40
 
 
+def drag_threshold(tab, viewer, value):
+    """Move the slider's thumb, as a user does."""
+    track = tab.locator(".mantine-Slider-track").bounding_box()
+    share = (value - viewer.threshold.min) / (viewer.threshold.max - viewer.threshold.min)
+    tab.get_by_role("slider").hover()
+    tab.mouse.down()
+    tab.mouse.move(track["x"] + share * track["width"], track["y"] + track["height"] / 2, steps=5)
+    tab.mouse.up()
+
+
+OVERLAPPING = """() => {
+  const shown = [...document.querySelectorAll(
+    "canvas, button, input, img, table, [role=slider], .rad3d-names, .rad3d-legend, .rad3d-count")]
+    .filter((e) => e.checkVisibility({ opacityProperty: true, visibilityProperty: true }))
+    .map((e) => [e, e.getBoundingClientRect()]).filter(([, r]) => r.width > 1 && r.height > 1);
+  return shown.flatMap(([a, p], i) => shown.slice(i + 1).filter(([b, q]) =>
+    !a.contains(b) && !b.contains(a) && !(a.tagName === "CANVAS" && b.tagName === "CANVAS")
+    && Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
+    && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1)
+    .map(([b]) => a.outerHTML.slice(0, 90) + " / " + b.outerHTML.slice(0, 90))); }"""
+
+
+def test_nothing_overlaps_at_a_desk(browser, served, pictures):
+    patch = np.full((20, 20, 3), 90, np.uint8)
+    evidence = (PatchPair(1, "v", "good_3", "w", 0.25, patch, patch),)
+    first = replace(inspection("a part with a long name_" * 3), views=(seen_from((80.0, 0, 0)),), evidence=evidence)
+    viewer = served([replace(first, part_from_scan=np.eye(4)), inspection("b", cloud=True)])
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    tab.set_default_timeout(PATIENCE_MS)
+    tab.goto(viewer.url)
+    tab.get_by_text("4 defects").wait_for()
+    for button in tab.locator("[class*=Notification-closeButton]").all():  # says that WebGL is drawn in software
+        button.click()
+    tab.locator("[class*=Notification-root]").first.wait_for(state="detached")
+    tab.get_by_role("button", name=re.compile("^1 .*peak 4")).first.click()
+    tab.locator("table").wait_for()
+    tab.wait_for_timeout(1000)  # the flight
+    tab.screenshot(path=pictures / "live-1280x800.png", timeout=PATIENCE_MS)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.evaluate(OVERLAPPING) == []
+    tab.close()
+
+
 def test_browser_shows_switches_and_flies(browser, served, tmp_path, pictures):
     name = "<img src=x onerror=alert(1)>"
     viewer = served([inspection(name)])
@@ -338,9 +487,11 @@ def test_browser_shows_switches_and_flies(browser, served, tmp_path, pictures):
     coloured(tab, tmp_path / "near.png", flown_to)
     assert tab.get_by_text("9 × 9 × 0.5 mm").count() == 1
 
-    viewer.threshold.value = 2.5
+    drag_threshold(tab, viewer, 2.5)
     tab.get_by_text("1 defect", exact=True).wait_for()
-    viewer.mode.value = "Signed deviation [mm]"
+    assert 2.2 < viewer.threshold.value < 4.2
+    tab.get_by_role("combobox").and_(tab.locator("[value='Anomaly score']")).click()
+    tab.get_by_role("option", name="Signed deviation [mm]").click()
     coloured(tab, tmp_path / "deviation.png", lambda picture: blue(picture).mean() > 0.02)
 
     with tab.expect_download(timeout=PATIENCE_MS) as download:

@@ -323,7 +323,7 @@ class Viewer:
                 f"<br><small>drawn with {len(item.vertices_mm):,} of {item.original:,} points</small>" if less else ""
             )
             rows.append(f"<div style='overflow-wrap:anywhere'>{escape(item.name)}{verdict}{note}</div>")
-        return f"<div style='padding:0.2em 1em;font-size:0.9em'>{''.join(rows)}</div>"
+        return f"<div class='rad3d-names' style='padding:0.2em 1em;font-size:0.9em'>{''.join(rows)}</div>"
 
     def _recolour(self) -> None:
         with self._lock, self.server.atomic():
@@ -583,7 +583,7 @@ def _legend(quantity: Quantity) -> str:
     stops = ",".join(colour_stops(quantity.scale))
     ticks = "".join(f"<span>{number(v)}</span>" for v in np.linspace(quantity.low, quantity.high, 3))
     return (
-        "<div style='padding:0.2em 1em 0.5em;font-size:0.8em'>"
+        "<div class='rad3d-legend' style='padding:0.2em 1em 0.5em;font-size:0.8em'>"
         f"<div style='height:10px;border-radius:2px;background:linear-gradient(to right,{stops})'></div>"
         f"<div style='display:flex;justify-content:space-between'>{ticks}</div>"
         f"<div style='opacity:0.75'>{escape(quantity.title)}; grey: not inspected</div></div>"
