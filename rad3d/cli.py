@@ -456,6 +456,8 @@ def datasets(
     /,
     size: Literal["small", "full"] = "small",
     seed: int = 0,
+    dataset: str | None = None,
+    specimens: Path | None = None,
 ) -> int:
     """List data sets, say what one is, check a folder for traps, or make the synthetic one.
 
@@ -465,6 +467,8 @@ def datasets(
         output: folder to make.
         size: of the synthetic set.
         seed: of the synthetic set.
+        dataset: for check the set's name, where its layout does not tell.
+        specimens: for check a map of files to specimens, to find pieces on both sides of the split.
     """
     from rad3d.datasets import DATASETS, dataset_info
 
@@ -477,7 +481,7 @@ def datasets(
         for label in ("title", "layout", "source", "licence", "size"):
             print(f"{label}: {getattr(set_info, label)}")
     elif action == "check":
-        return check_dataset(Path(name))
+        return check_dataset(Path(name), dataset, specimens)
     else:
         from rad3d.datasets.machine_elements import write
 
@@ -493,11 +497,11 @@ def datasets(
     return PASS
 
 
-def check_dataset(root: Path) -> int:
+def check_dataset(root: Path, name: str | None, specimens: Path | None) -> int:
     """Print what would corrupt a result on a data set; the exit code says whether anything would."""
     from rad3d.datasets.check import check
 
-    findings = check(root)
+    findings = check(root, name, specimens, tracked)
     for finding in findings:
         print(f"{finding.severity}: {finding.trap} ({finding.count})")
         for file in finding.files[:SHOWN_FILES]:
