@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rad3d.datasets.sample import (
     SOFT_MASK_VALUES,
     Choice,
     Sample,
+    Track,
     ViewFiles,
     folders_in,
     image_of_mask,
@@ -30,6 +31,9 @@ from rad3d.datasets.sample import (
 )
 from rad3d.errors import DatasetError, Rad3dError, ScanError, UnitError
 from rad3d.organised import NotOrganisedError, organised_points
+
+if TYPE_CHECKING:
+    from rad3d.fitting import Track as Progress
 
 Severity = Literal["corrupts", "notice"]
 
@@ -44,6 +48,10 @@ TRAPS: dict[str, tuple[Severity, str]] = {
     "good with mask": ("corrupts", "a good specimen whose mask marks a defect"),
     "specimen on both sides": ("corrupts", "the same piece, or the same file, trains and tests"),
     "name does not parse": ("corrupts", "left out, or its label is lost"),
+    "empty class": (
+        "corrupts",
+        "nothing is read from a class's folder, as where a copy was broken off",
+    ),
     "soft mask": ("notice", f"more than {SOFT_MASK_VALUES} values: defective is above half of the largest possible"),
     "missing pixels are 0 and NaN": ("notice", "both habits in one set; both are read as missing"),
     "one class only": ("notice", "a part without good or without defective test samples: its metrics are undefined"),
@@ -74,34 +82,42 @@ class Finding:
 _Met = Iterator[tuple[str, str]]
 
 
-def check(root: str | Path, name: str | None = None, specimens: Path | None = None) -> list[Finding]:
+def check(
+    root: str | Path,
+    name: str | None = None,
+    specimens: Path | None = None,
+    progress: "Progress | None" = None,
+) -> list[Finding]:
     """Look for everything in TRAPS; corrupting findings first.
 
     Args:
         root: the set, or one of its categories.
         name: its name in DATASETS; None = found out from the layout.
         specimens: map of files to specimens, to find pieces on both sides of the split.
+        progress: shows it.
 
     Raises:
         DatasetError: nothing there that could be listed.
     """
     root = Path(root)
     name = name or detect(root)
-    samples = load_samples(name, root, Choice()) if not is_raw(root) else _raw_samples(root)
-    met: dict[str, list[str]] = defaultdict(list)
+    met: dict[str, set[str]] = defaultdict(set)
 
     def gather(found: _Met) -> None:
         for trap, where in found:
-            met[trap].append(where)
+            met[trap].add(where)
 
-    with ThreadPoolExecutor() as pool:
-        for results in pool.map(lambda sample: list(_check_sample(sample)), samples):
-            gather(iter(results))
-    gather(_good_with_masks(samples))
-    gather(_both_sides(root, samples, specimens))
-    gather(_one_class(samples))
+    for folder, samples in _listed(root, name):
+        with ThreadPoolExecutor() as pool:
+            results = pool.map(lambda sample: list(_check_sample(sample)), samples)
+            for _ in samples if progress is None else progress(samples, f"checking {folder.name}"):
+                gather(iter(next(results)))
+        gather(_good_with_masks(samples))
+        gather(_both_sides(root, samples, specimens))
+        gather(_one_class(samples))
+        gather(_mixed_habits(samples))
+        gather(_empty_classes(folder, samples))
     gather(_unparsed(root))
-    gather(_mixed_habits(samples))
     findings = [Finding(trap, TRAPS[trap][0], len(files), tuple(sorted(files))) for trap, files in met.items()]
     return sorted(findings, key=lambda f: (f.severity != "corrupts", list(TRAPS).index(f.trap)))
 
@@ -135,6 +151,18 @@ def detect(root: Path) -> str:
             if names & {"gt", "GT"}:
                 return "shapenet_anomaly" if "GT" in names else "real3d"
     return "folder"
+
+
+def _listed(root: Path, name: str) -> Iterator[tuple[Path, list[Sample]]]:
+    """The samples, with the folder that holds their parts; of machine_elements those of every track."""
+    if is_raw(root):
+        yield root, _raw_samples(root)
+    elif name == "machine_elements":
+        for track in get_args(Track):
+            if (root / track).is_dir():
+                yield root / track, load_samples(name, root, Choice(track=track))
+    else:
+        yield root, load_samples(name, root, Choice())
 
 
 def _raw_samples(root: Path) -> list[Sample]:
@@ -290,6 +318,19 @@ def _one_class(samples: Sequence[Sample]) -> _Met:
         labels = {s.label for s in samples if s.part == part and (s.split == "test" or _is_raw_sample(s))}
         if len(labels) < 2:
             yield "one class only", part
+
+
+def _empty_classes(root: Path, samples: Sequence[Sample]) -> _Met:
+    """Folders of a class from which no sample comes."""
+    files = [path for s in samples for path in (s.scan, s.labels, *(v.image for v in s.views)) if path is not None]
+    used = {folder for path in files for folder in (path, *path.parents)}
+    try:
+        parts = part_folders(root, ("train", "good"), depth=3)
+    except DatasetError:  # no layout with a folder a class
+        return
+    for folder in parts.values():
+        for split in ("train", "validation", "test"):
+            yield from (("empty class", str(group)) for group in folders_in(folder / split) if group not in used)
 
 
 def _unparsed(root: Path) -> _Met:

@@ -12,6 +12,7 @@ labels/, gt/ or ground_truth/ beside it, with one number per vertex or rows x y 
 defects apart.
 """
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from rad3d.datasets.sample import (
 )
 from rad3d.errors import DatasetError
 from rad3d.io import ScanSource, find_scans
+
+_log = logging.getLogger(__name__)
 
 INFO = DatasetInfo(
     name="folder",
@@ -83,7 +86,10 @@ def _list_part(folder: Path, part: str, choice: Choice) -> list[Sample]:
     for group in sorted(child for child in test.iterdir() if child.is_dir()) if test.is_dir() else []:
         if group.name not in _LABEL_FOLDERS and not _is_captured(group):
             kind = "good" if group.name.lower() in GOOD_NAMES else group.name
-            found += samples(group, "test", kind)
+            of_kind = samples(group, "test", kind)
+            if not of_kind:
+                _log.warning("%s: no scans there", group)
+            found += of_kind
     flat = [_sample(source, part, "test", None, nominal, choice) for source in _scans(test, deep=False)]
     if flat and not any(sample.label for sample in flat) and not any(s.split == "test" for s in found):
         raise DatasetError(

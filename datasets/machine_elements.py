@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import trimesh
@@ -31,6 +31,9 @@ from rad3d.datasets.machine_specimen import DEMO_DEFECTS, DefectLabel, Specimen,
 from rad3d.errors import DatasetError
 from rad3d.files import atomic_folder
 from rad3d.ply import write_ply
+
+if TYPE_CHECKING:
+    from rad3d.fitting import Track as Progress
 
 __all__ = [
     "DEMO_DEFECTS",
@@ -115,7 +118,12 @@ class _Job:
 
 
 def write(
-    out: str | Path, size: Literal["small", "full"] = "small", *, seed: int = 0, parts: Sequence[str] = ()
+    out: str | Path,
+    size: Literal["small", "full"] = "small",
+    *,
+    seed: int = 0,
+    parts: Sequence[str] = (),
+    progress: "Progress | None" = None,
 ) -> None:
     """Write the benchmark; the same arguments give the same bytes.
 
@@ -124,6 +132,7 @@ def write(
         size: `small` has the dev parts, `full` all.
         seed: of everything random.
         parts: only these.
+        progress: shows it.
 
     Raises:
         DatasetError: an unknown part or size.
@@ -146,7 +155,7 @@ def write(
         }
         _write_json(folder / "machine_elements.json", manifest)
         for part in chosen:
-            _write_part(folder, part, _jobs(part, PLANS[size], seed))
+            _write_part(folder, part, _jobs(part, PLANS[size], seed), progress)
         for track in ("captures", "extreme"):
             _write_specimen_map(folder, track)
 
@@ -164,10 +173,11 @@ def _jobs(part: str, plan: Plan, seed: int) -> list[_Job]:
     return jobs
 
 
-def _write_part(root: Path, part: str, jobs: Sequence[_Job]) -> None:
+def _write_part(root: Path, part: str, jobs: Sequence[_Job], progress: "Progress | None") -> None:
     """All tracks of one part, specimen by specimen, and what is true of them."""
     with ThreadPoolExecutor(2) as pool:
-        truths = list(pool.map(lambda job: _write_specimen(root, job), jobs))
+        made = pool.map(lambda job: _write_specimen(root, job), jobs)
+        truths = [next(made) for _ in (jobs if progress is None else progress(jobs, f"making {part}"))]
     specimen = make_specimen(part, 0)
     for track in ("meshes", "clouds"):
         nominal = trimesh.Trimesh(specimen.nominal.vertices_mm, specimen.nominal.faces, process=False)

@@ -74,7 +74,10 @@ def _list_part(folder: Path, part: str, dataset: str, unit: Unit) -> list[Sample
             masks: dict[str, Path] = {}
             for name in MASK_FOLDERS:
                 masks |= list_files(group / name, IMAGE_SUFFIXES)
-            for stem, image in list_files(group / "rgb", IMAGE_SUFFIXES).items():
+            images = list_files(group / "rgb", IMAGE_SUFFIXES)
+            if not images:
+                _log.warning("%s: no images in its rgb/", group)
+            for stem, image in images.items():
                 labelled = () if is_good or stem not in masks else (MaskFile(masks[stem], group.name),)
                 samples.append(
                     Sample(

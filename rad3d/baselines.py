@@ -67,7 +67,6 @@ class Rad:
         self._roi = roi
         self._retrieval = replace(RAD_RETRIEVAL, pos_radius=None) if roi else RAD_RETRIEVAL
         self.fingerprint = f"{self._encoder.fingerprint}{'/roi' if roi else ''}"
-        self.k_views = 0
 
     def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
         """Encode the good images."""
@@ -117,7 +116,6 @@ class Rad:
             np.full((len(names), 3), np.nan, np.float32), features,
         )  # fmt: skip
         self._allowed = np.array(done, bool)
-        self.k_views = min(self._retrieval.k_views, int(self._allowed.sum()))
 
     def predict(self, sample: Sample) -> Prediction:
         """Score every image; the specimen's score is that of its worst image."""
@@ -154,6 +152,12 @@ class Rad:
         from rad3d.encoder import rad_input
 
         return cropped(view, self._encoder) if self._roi else (rad_input(view.image), RAD_CROP)
+
+
+def rad_k_views(memories: Path) -> int | None:
+    """How many good images answer an image, in the memory that has the fewest; None where RAD learned nothing."""
+    counts = [sum(json.loads(log.read_text())["done"]) for log in memories.glob("*/rows.json")]
+    return min([RAD_RETRIEVAL.k_views, *counts]) if counts else None
 
 
 def _rows_done(log: Path, fingerprint: str, names: list[str]) -> list[bool]:

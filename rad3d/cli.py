@@ -23,6 +23,7 @@ from rad3d.errors import Rad3dError, ResultError, SettingsError
 from rad3d.settings import Settings
 
 if TYPE_CHECKING:
+    from rad3d.io import ScanSource
     from rad3d.result import Inspection
     from rad3d.scan import Scan
 
@@ -66,7 +67,7 @@ def fit(
     from rad3d.feedback import check_kept
     from rad3d.files import check_replaceable
     from rad3d.inspector import Inspector
-    from rad3d.io import read_scan, read_scans
+    from rad3d.io import find_scans, read_scan
     from rad3d.memory import MEMORY_FILES
     from rad3d.methods import learn_labels
 
@@ -85,7 +86,8 @@ def fit(
         usable = " or ".join(MRAD_NAMES[: MRAD_NAMES.index(expert.method) + 1])
         say(f"{len(expert.memory)} labelled images remembered in {output}: inspect with --method {usable}")
         return PASS
-    scans = read_scans(good, unit=unit, sensor=sensor)
+    found = find_scans(good, sensor=sensor)
+    scans = [read_found(source, unit, sensor) for source in tracked(found, "reading scans")]
     reference = None if nominal is None else read_scan(nominal, unit=nominal_unit)
     inspector = Inspector.fit(scans, settings, part=part, nominal=reference, expert=expert, track=tracked)
     inspector.save(output)
@@ -120,7 +122,7 @@ def inspect(
         false_reject: share of good specimens that may fail, instead of the one set at fit.
         json_: print one JSON object and nothing else.
     """
-    from rad3d.io import find_scans, read_scan
+    from rad3d.io import find_scans
     from rad3d.methods import judge_of
 
     reports: list[dict[str, Any]] = []
@@ -136,8 +138,7 @@ def inspect(
         return ERROR
     for source in tracked(sources, "inspecting"):
         try:
-            scan = replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
-            inspection = judge(scan)
+            inspection = judge(read_found(source, unit, sensor))
             save_result(inspection, output / source.specimen)
             reports.append(inspection.report())
         except Exception as error:  # also a bug that one specimen meets spares the others
@@ -151,6 +152,13 @@ def inspect(
         say(rejects)
         say(f"Results: {output}")
     return exit_code([report["verdict"] for report in reports], bool(errors))
+
+
+def read_found(source: "ScanSource", unit: UnitName | None, sensor: str | None) -> "Scan":
+    """A scan under the name by which it was found."""
+    from rad3d.io import read_scan
+
+    return replace(read_scan(source.path, unit=unit, sensor=sensor), specimen=source.specimen)
 
 
 def told(error: Exception, source: str | Path = "rad3d") -> dict[str, str]:
@@ -456,6 +464,8 @@ def datasets(
     /,
     size: Literal["small", "full"] = "small",
     seed: int = 0,
+    dataset: str | None = None,
+    specimens: Path | None = None,
 ) -> int:
     """List data sets, say what one is, check a folder for traps, or make the synthetic one.
 
@@ -465,6 +475,8 @@ def datasets(
         output: folder to make.
         size: of the synthetic set.
         seed: of the synthetic set.
+        dataset: for check the set's name, where its layout does not tell.
+        specimens: for check a map of files to specimens, to find pieces on both sides of the split.
     """
     from rad3d.datasets import DATASETS, dataset_info
 
@@ -477,7 +489,7 @@ def datasets(
         for label in ("title", "layout", "source", "licence", "size"):
             print(f"{label}: {getattr(set_info, label)}")
     elif action == "check":
-        return check_dataset(Path(name))
+        return check_dataset(Path(name), dataset, specimens)
     else:
         from rad3d.datasets.machine_elements import write
 
@@ -488,16 +500,16 @@ def datasets(
                 got=f"{name!r} and {output}",
                 remedy="say `rad3d datasets make machine_elements OUT`",
             )
-        write(output, size, seed=seed)
+        write(output, size, seed=seed, progress=tracked)
         say(f"made {output}")
     return PASS
 
 
-def check_dataset(root: Path) -> int:
+def check_dataset(root: Path, name: str | None, specimens: Path | None) -> int:
     """Print what would corrupt a result on a data set; the exit code says whether anything would."""
     from rad3d.datasets.check import check
 
-    findings = check(root)
+    findings = check(root, name, specimens, tracked)
     for finding in findings:
         print(f"{finding.severity}: {finding.trap} ({finding.count})")
         for file in finding.files[:SHOWN_FILES]:
@@ -607,12 +619,48 @@ def exit_code(verdicts: Sequence[str], errors: bool) -> int:
 
 def tracked(items: Sequence[T], description: str) -> Iterable[T]:
     """Progress with rate and remaining time on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
+    return _shown(items, description) if sys.stderr.isatty() else items
 
-    return track(items, description, console=Console(stderr=True), transient=True)
+
+def _shown(items: Sequence[T], description: str) -> Iterable[T]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(rate(task.finished_speed or task.speed))
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        speed_estimate_period=600,  # a specimen may take longer than the usual 30 s
+    ) as progress:
+        yield from progress.track(items, description=description)
+
+
+def rate(speed: float | None) -> str:
+    """Items a second, for people.
+
+    >>> rate(12.34), rate(0.25)
+    ('12.3/s', '4.0 s each')
+    """
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
 def say(text: str) -> None:
@@ -660,6 +708,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
         print(f"rad3d {version('rad3d')}")
         raise SystemExit(PASS)
+    logging.getLogger("rad3d.weights").setLevel(logging.INFO)  # a download is waited for
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run cleans up as an interrupted one
     try:
         code = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rad3d", description=__doc__, args=arguments)

@@ -1,14 +1,11 @@
 """Downloads through other people's clients, whose index, proxy and login settings hold; silence is an error soon."""
 
 import importlib.util
-import logging
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-_log = logging.getLogger(__name__)
 
 SILENCE_S = 6.0
 """A download without a sign of life for this long is given up; with pip's own start that stays below ten seconds."""
@@ -30,7 +27,6 @@ def pip_download(requirement: str, scratch: Path) -> Path:
     arguments = "download --no-deps --only-binary=:all: --retries 0 --timeout 5 --no-input --progress-bar off".split()
     arguments += ["--disable-pip-version-check", "--dest", str(scratch)]
     command = [sys.executable, "-m", "pip", *arguments, requirement]
-    _log.info("downloading %s", requirement)
     output = scratch / "pip.log"
     with output.open("wb") as log:
         process = subprocess.Popen(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rad3d.auxiliary import Auxiliary
-from rad3d.baselines import Method, MethodName, Rad, method_named
+from rad3d.baselines import RAD_RETRIEVAL, Method, MethodName, method_named, rad_k_views
 from rad3d.datasets import dataset_root, load_samples
 from rad3d.datasets.sample import Choice, Sample
 from rad3d.errors import DatasetError, Rad3dError, ResultError, ScanError, UnitError
@@ -139,6 +139,13 @@ def evaluate(
     choice, settings, output = choice or Choice(), settings or Settings(), Path(output)
     folder = dataset_root(dataset, root)
     samples = load_samples(dataset, folder, choice)
+    if not any(sample.split == "test" for sample in samples):
+        raise DatasetError(
+            folder,
+            expected="test samples",
+            got=f"{len(samples)} samples and none of them to test with",
+            remedy="check that the set was unpacked completely, --parts and --protocol",
+        )
     labels = None if auxiliary is None else Auxiliary.at(auxiliary, replace(choice, parts=auxiliary_parts))
     if labels is not None:
         labels.check_apart(samples, folder, same_part=same_part)
@@ -154,14 +161,14 @@ def evaluate(
     parts = sorted({sample.part for sample in samples})
     for group in [parts] if scope == "unified" else [[part] for part in parts]:
         _predict(group, samples, runner, output, scope, skipped, track)
-    k_views = runner.k_views if isinstance(runner, Rad) and runner.k_views else None
+    k_views = rad_k_views(output / "memory") if method in ("rad", "rad-roi") else None
 
     scores: dict[str, PartScores] = {}
     for part in track(parts, "measuring"):
         test = [s for s in samples if s.part == part and s.split == "test" and _folder(output, s).is_dir()]
         scores[part] = score_part([(sample, _loader(output, sample)) for sample in test])
     result = Evaluation(
-        title=_title(method, settings.encoder.name, None if labels is None else labels.shared_parts(samples)),
+        title=_title(method, settings.encoder.name, None if labels is None else labels.shared_parts(samples), k_views),
         parts={part: score.values for part, score in scores.items()},
         mean=_mean([score.values for score in scores.values()]),
         published=_published(dataset, choice, method, settings, parts, scope),
@@ -311,15 +318,23 @@ _NAMES = {"rad": "RAD", "rad-roi": "RAD cropped to the part", "mrad-tf": "MRAD-T
           "mrad-clip": "MRAD-CLIP", "rad3d": "rad3d", "rad3d+mrad": "rad3d + MRAD-FT"}  # fmt: skip
 
 
-def _title(method: MethodName, encoder: str, shared_parts: Sequence[str] | None = None) -> str:
+def _title(
+    method: MethodName, encoder: str, shared_parts: Sequence[str] | None = None, k_views: int | None = None
+) -> str:
     """RAD is called RAD only with its own encoder; MRAD zero-shot only without labels of the part.
+
+    Fewer good images than RAD's k stand in its name.
 
     >>> _title("rad", "dinov3-b"), _title("rad", "clip-b16-q8"), _title("rad-roi", "clip-b16-q8")
     ('RAD', 'RAD (clip-b16-q8)', 'RAD cropped to the part (clip-b16-q8)')
     >>> _title("mrad-tf", "clip-l336", []), _title("mrad-tf", "clip-l336", ["tire"])
     ('MRAD-TF (clip-l336), zero-shot', 'MRAD-TF (clip-l336), same part, not zero-shot')
+    >>> _title("rad", "dinov3-b", None, 32), _title("rad", "dinov3-b", None, 48)
+    ('RAD, k = 32 of 48', 'RAD')
     """
     encoder = Path(encoder).name  # of a checkpoint the file
+    if k_views is not None and k_views < RAD_RETRIEVAL.k_views:
+        return f"{_title(method, encoder)}, k = {k_views} of {RAD_RETRIEVAL.k_views}"
     if method == "deviation" or (method in ("rad", "rad-roi") and encoder == "dinov3-b"):
         return _NAMES.get(method, method)
     name = f"{_NAMES[method]} ({encoder})"

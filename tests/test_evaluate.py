@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,8 @@ def test_everything_is_written_and_says_what_it_is(data, tmp_path, settings):
     assert stored["title"].startswith("RAD (")
     assert set(stored["parts"]) == {"gear", "rack"}
     assert stored["run"]["k_views"] == 8  # 48, but there are only 8 good images
+    assert result.title.endswith(", k = 8 of 48")
+    assert (out / "results.md").read_text().startswith(f"# {result.title} on mvtec3d\n")
     assert {"settings", "fingerprint", "versions", "commit", "dataset", "choice"} <= set(stored["run"])
     assert stored["published"] == {}
     for part, values in result.parts.items():
@@ -146,7 +149,9 @@ def test_a_finished_run_is_not_run_again(data, tmp_path, settings, monkeypatch):
     first = run(data, tmp_path / "out", settings)
     monkeypatch.setattr(Rad, "fit", lambda *a: pytest.fail("fitted again"))
     monkeypatch.setattr(Rad, "predict", lambda *a: pytest.fail("predicted again"))
-    same(first.parts, run(data, tmp_path / "out", settings).parts)
+    again = run(data, tmp_path / "out", settings)
+    same(first.parts, again.parts)
+    assert (again.run["k_views"], again.title) == (8, first.title)
 
 
 @pytest.mark.parametrize("stage", ["fit", "predict"])
@@ -214,6 +219,15 @@ def test_one_class_only_is_undefined(tmp_path, settings):
     assert result.mean["specimen AUROC"] == result.parts["gear"]["specimen AUROC"]
     assert "undefined" in (tmp_path / "out/results.csv").read_text()
     assert json.loads((tmp_path / "out/results.json").read_text())["parts"]["rack"]["specimen AUROC"] is None
+
+
+def test_nothing_to_judge_is_no_table_of_zeros(tmp_path, settings):
+    write_part(tmp_path / "data" / "gear", 1)
+    shutil.rmtree(tmp_path / "data/gear/test")
+    with pytest.raises(DatasetError, match="test samples") as caught:
+        run(tmp_path / "data", tmp_path / "out", settings)
+    assert caught.value.source == str(tmp_path / "data")
+    assert not (tmp_path / "out").exists()
 
 
 def test_published_numbers_only_beside_the_same_thing():
@@ -449,7 +463,7 @@ def test_rad_on_real_photographs(tmp_path):
     if not root:
         pytest.skip("RAD3D_TEST_TIRE is not set: no real photographs here")
     result = evaluate("mvtec3d", tmp_path, root=root, method="rad")
-    assert result.title == "RAD (clip-b16-q8)"
+    assert result.title == "RAD (clip-b16-q8), k = 32 of 48"
     assert result.run["k_views"] == 32
     (values,) = result.parts.values()
     assert values["image AUROC"] >= 0.75

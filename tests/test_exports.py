@@ -1,5 +1,6 @@
 """Exports, read back by the software they are for or by its rules."""
 
+import builtins
 import csv
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import pytest
 import trimesh
 
 from rad3d import cli, read_scan
-from rad3d.errors import ResultError
+from rad3d.errors import DependencyError, ResultError
 from rad3d.result import Defect, Inspection, PointScores, heat_colours
-from rad3d.viewers.exports import COLUMNS, write_csv, write_export, write_glb
+from rad3d.viewers.exports import COLUMNS, to_open3d, write_csv, write_export, write_glb
 
 PLACE = (1.5, -2.0, 1234.56789)
 
@@ -102,6 +103,37 @@ def test_names_with_commas_quotes_and_lines_stay_one_cell(inspection, tmp_path):
     with write_csv([replace(inspection, specimen=name)], tmp_path / "d.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["specimen"] == name
+
+
+@pytest.mark.parametrize("cloud", [False, True])
+def test_open3d_gets_every_vertex_in_millimetres_and_heat_colours(inspection, cloud):
+    open3d = pytest.importorskip("open3d", reason="Open3D cannot be imported here", exc_type=ImportError)
+    item = replace(inspection, faces=None) if cloud else inspection
+    shape = to_open3d(item)
+    assert isinstance(shape, open3d.geometry.PointCloud if cloud else open3d.geometry.TriangleMesh)
+    np.testing.assert_array_equal(np.asarray(shape.points if cloud else shape.vertices), item.vertices_mm)
+    colours = np.asarray(shape.colors if cloud else shape.vertex_colors)
+    np.testing.assert_allclose(colours * 255, heat_colours(item.points.anomaly_score, item.threshold), atol=1e-9)
+    if not cloud:
+        np.testing.assert_array_equal(np.asarray(shape.triangles), item.faces)
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), OSError("libGL.so.1: cannot open shared object file")])
+def test_open3d_that_cannot_be_imported_is_told(inspection, monkeypatch, error):
+    """Not installed, or without its system libraries."""
+    load = builtins.__import__
+
+    def blocked(name, *rest):
+        if name == "open3d":
+            raise error
+        return load(name, *rest)
+
+    monkeypatch.delitem(sys.modules, "open3d", raising=False)
+    monkeypatch.setattr(builtins, "__import__", blocked)
+    with pytest.raises(DependencyError, match=r"rad3d\[open3d\]") as caught:
+        to_open3d(inspection)
+    assert str(error) in caught.value.got
+    assert "libgl1" in caught.value.remedy
 
 
 @pytest.mark.parametrize(("name", "count"), [("part.stl", 1), ("part", 1), ("part.glb", 2)])

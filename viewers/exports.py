@@ -1,4 +1,4 @@
-"""Results in the formats of other software: GLB to show and send on, CSV of the defects for a spreadsheet."""
+"""Results for other software: GLB to show and send on, CSV of the defects for a spreadsheet, Open3D's own objects."""
 
 import csv
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rad3d.errors import ResultError
+from rad3d.errors import DependencyError, ResultError
 from rad3d.files import atomic_file
 from rad3d.result import Defect, Inspection, heat_colours
 
@@ -59,6 +59,35 @@ def write_glb(inspection: Inspection, path: str | Path) -> Path:
     with atomic_file(path) as partial:
         partial.write_bytes(export_glb(trimesh.Scene(shape), tree_postprocessor=_coated))
     return path
+
+
+def to_open3d(inspection: Inspection) -> Any:
+    """The surface in heat colours as an `open3d.geometry.TriangleMesh`, or a `PointCloud` where it has no faces.
+
+    Every vertex in its order, in millimetres along the file's axes.
+
+    Raises:
+        DependencyError: Open3D, or a system library that it loads, is missing.
+    """
+    try:
+        import open3d
+    except (ImportError, OSError) as error:  # OSError: a system library
+        raise DependencyError(
+            "to_open3d",
+            expected="the package open3d",
+            got=str(error),
+            remedy="pip install 'rad3d[open3d]'; on a bare Debian or Ubuntu also "
+            "apt-get install libegl1 libgl1 libx11-6 libudev1 libidn2-0 libusb-1.0-0",
+        ) from error
+    vertices = open3d.utility.Vector3dVector(inspection.vertices_mm)
+    colours = heat_colours(inspection.points.anomaly_score, inspection.threshold) / 255.0
+    if inspection.faces is None:
+        cloud = open3d.geometry.PointCloud(vertices)
+        cloud.colors = open3d.utility.Vector3dVector(colours)
+        return cloud
+    mesh = open3d.geometry.TriangleMesh(vertices, open3d.utility.Vector3iVector(inspection.faces.astype(np.int32)))
+    mesh.vertex_colors = open3d.utility.Vector3dVector(colours)
+    return mesh
 
 
 def linear_light(colours: np.ndarray) -> np.ndarray:
