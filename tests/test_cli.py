@@ -20,7 +20,7 @@ import trimesh
 from PIL import Image
 
 import rad3d
-from rad3d import cli
+from rad3d import cli, terminal
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.errors import SettingsError
 from rad3d.ply import write_ply
@@ -246,21 +246,21 @@ class Terminal(io.StringIO):
 
 
 def test_progress_shows_count_rate_and_remaining_time(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
 
     def slow():
-        for item in cli.tracked(range(4), "inspecting"):
+        for item in terminal.tracked(range(4), "inspecting"):
             yield item
             time.sleep(0.15)
 
     assert list(slow()) == [0, 1, 2, 3]
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert re.search(r"inspecting .* 4/4 (\d\.\d/s|\d\.\d s each) 0:00:00", shown), shown
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert cli.tracked(range(4), "inspecting") == range(4)
+    assert terminal.tracked(range(4), "inspecting") == range(4)
 
 
 def test_what_takes_long_shows_its_progress(scans, tmp_path, monkeypatch):
