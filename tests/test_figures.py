@@ -11,13 +11,15 @@ from PIL import Image
 from scipy.ndimage import find_objects, label
 from skimage.color import rgb2lab
 
+from rad3d.camera import Camera
 from rad3d.errors import ResultError
 from rad3d.result import Defect, Inspection, PointScores, ViewScores
 from rad3d.viewers import figures
-from rad3d.viewers.colours import VERDICT_COLOURS, mapped_colours, quantities
+from rad3d.viewers.colours import VERDICT_COLOURS, Quantity, mapped_colours, quantities
+from rad3d.viewers.display import Display
 from rad3d.viewers.measures import defect_measures, percent
 from rad3d.viewers.pdf import write_pdf
-from rad3d.viewers.pictures import close_up, outlined, overlay
+from rad3d.viewers.pictures import close_up, drawn, outlined, overlay
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,32 @@ def test_overlay_colours_only_what_was_judged(inspection):
     assert (picture[10:30, 44] == 255).all()  # the pixels next to its left side
     assert (picture[10:30, 43] == 0).all()
     assert (outlined(picture, region)[region] == picture[region]).all()
+
+
+@pytest.mark.parametrize("cloud", [False, True])
+def test_drawn_colours_are_those_of_the_surface_seen(cloud):
+    """A slope of values on a flat square, seen from straight above."""
+    x, y = (v.ravel() for v in np.meshgrid(np.linspace(0, 20, 41), np.linspace(0, 20, 41)))
+    corner = np.arange(41 * 41).reshape(41, 41)
+    a, b, c, d = (
+        corner[rows, columns].ravel() for rows in (np.s_[:-1], np.s_[1:]) for columns in (np.s_[:-1], np.s_[1:])
+    )
+    faces = None if cloud else np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
+    slope = Quantity("deviation_mm", "", "mm", "diverging", (x / 10 - 1).astype(np.float32), -1.0, 1.0)
+    display = Display(np.stack([x, y, 0 * x], 1).astype(np.float32), faces, (slope,), len(x))
+    pose = np.array([[1.0, 0, 0, 10], [0, -1, 0, 10], [0, 0, -1, 50], [0, 0, 0, 1]])
+    ((picture,),) = drawn(display, [Camera.from_field_of_view((80, 80), 0.5, pose)], [slope])
+    seen = picture[..., 3] > 0
+    rows, columns = np.nonzero(seen)
+    side = 80 * 20 / (2 * 50 * np.tan(0.25))
+    assert seen.sum() == pytest.approx(side**2, rel=0.1)
+    place = 10 + (columns + 0.5 - 40) * 20 / side
+    expected = mapped_colours(place / 10 - 1, -1, 1, "diverging").astype(float)
+    colours = picture[seen][:, :3].astype(float)
+    light = colours.sum(axis=1) / expected.sum(axis=1)
+    assert np.abs(colours - light[:, None] * expected).max() < 12
+    inside = (np.abs(rows - 40) < 0.4 * side) & (np.abs(columns - 40) < 0.4 * side)
+    assert np.ptp(light[inside]) < 0.06
 
 
 def test_close_up_finds_the_defect_in_its_view(inspection):

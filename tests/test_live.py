@@ -440,8 +440,8 @@ OVERLAPPING = """() => {
 
 def test_nothing_overlaps_at_a_desk(browser, served, pictures):
     patch = np.full((20, 20, 3), 90, np.uint8)
-    evidence = (PatchPair(1, "v", "good_3", "w", 0.25, patch, patch),)
-    first = replace(inspection("a part with a long name_" * 3), views=(seen_from((80.0, 0, 0)),), evidence=evidence)
+    evidence = (PatchPair(2, "v", "good_3", "w", 0.25, patch, patch),)
+    first = replace(inspection("a part with a long name_" * 3), views=(seen_from((0, -80.0, 0)),), evidence=evidence)
     viewer = served([replace(first, part_from_scan=np.eye(4)), inspection("b", cloud=True)])
     tab = browser.new_page(viewport={"width": 1280, "height": 800})
     tab.set_default_timeout(PATIENCE_MS)
@@ -450,7 +450,7 @@ def test_nothing_overlaps_at_a_desk(browser, served, pictures):
     for button in tab.locator("[class*=Notification-closeButton]").all():  # says that WebGL is drawn in software
         button.click()
     tab.locator("[class*=Notification-root]").first.wait_for(state="detached")
-    tab.get_by_role("button", name=re.compile("^1 .*peak 4")).first.click()
+    tab.get_by_role("button", name=re.compile("^2: 60 mm², peak 2.2, a part")).click()
     tab.locator("table").wait_for()
     tab.wait_for_timeout(1000)  # the flight
     tab.screenshot(path=pictures / "live-1280x800.png", timeout=PATIENCE_MS)

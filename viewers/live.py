@@ -410,8 +410,9 @@ class Viewer:
                     self._markers.append(
                         scene.add_label(f"/defect/{index}-{defect.id}", str(defect.id), position=_triple(lifted))
                     )
-                    of = f" ({self.items[index].name})" if len(self.items) > 1 else ""
-                    label = f"{defect.id}{of}: {number(defect.area_mm2)} mm², peak {number(defect.peak_score)}"
+                    # the name last: a long one is cut off by the button
+                    of = f", {self.items[index].name}" if len(self.items) > 1 else ""
+                    label = f"{defect.id}: {number(defect.area_mm2)} mm², peak {number(defect.peak_score)}{of}"
                     with self._list:
                         button = gui.add_button(label, color=BUTTON)
                     button.on_click(self._going_to(index, defect))

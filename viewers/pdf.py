@@ -18,11 +18,10 @@ from rad3d.viewers.measures import defect_measures, number, percent
 from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
-    coloured,
+    drawn,
     on_white,
     pair_caption,
     patch_pair,
-    renderer_of,
 )
 from rad3d.viewers.provenance import provenance
 
@@ -155,16 +154,14 @@ def _pictures(inspection: Inspection, points: int) -> tuple[list[tuple[str, list
     """The part from two sides in the colours of each quantity, with a caption; and each defect close up."""
     display = display_of(inspection, points)
     cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
-    rendered = renderer_of(display).render(cameras)
-    close = [on_white(coloured(view, display, display.quantities[:1])[0]) for view in rendered[2:]]
     shown = [quantity for quantity in display.quantities if quantity.scale != "sequential"][:2]
-    sides = [coloured(view, display, shown) for view in rendered[:2]]
+    front, back, *close = drawn(display, cameras, shown)
     pictures = []
     for row, quantity in enumerate(shown):
         scale = f"{number(quantity.low)} to {number(quantity.high)} {quantity.unit}".strip()
         caption = f"{quantity.label}, colours from {scale}; grey: not inspected"
-        pictures.append((caption, [on_white(side[row]) for side in sides]))
-    return pictures, close
+        pictures.append((caption, [on_white(front[row]), on_white(back[row])]))
+    return pictures, [on_white(found[0]) for found in close]
 
 
 def _provenance(inspection: Inspection) -> list["Figure"]:

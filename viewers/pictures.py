@@ -1,22 +1,21 @@
 """Still pictures of a result: the part in colours, each defect close up, the views with heat maps."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image as PilImage
 from scipy.ndimage import binary_dilation
 
-from rad3d.arrays import Image, Mask, Vector
+from rad3d.arrays import Image, Indices, Mask, Vector
 from rad3d.camera import Camera
 from rad3d.geometry import look_at, unit
-from rad3d.render import Renderer
 from rad3d.render.raycast import RayCaster
+from rad3d.render.shading import pixel_rays, shade
 from rad3d.render.splat import Splatter
 from rad3d.result import Defect, Inspection, PatchPair, ViewScores, heat_colours
 from rad3d.scan import Scan
-from rad3d.view import View
 from rad3d.viewers.colours import Quantity
 from rad3d.viewers.display import Display
 from rad3d.viewers.measures import number
@@ -30,14 +29,6 @@ SHADE = 0.55
 """How much of the brightness is light and shadow; the rest stays as in the legend."""
 GREY_ALBEDO = 0.75
 NEAREST = 3
-
-
-def renderer_of(display: Display) -> Renderer:
-    """Draws the bare surface as it is; unlike `renderer_for`, no coarse triangle is refined for it."""
-    vertices = display.vertices_mm.astype(float)
-    if display.faces is None:
-        return Splatter(Scan("shown", vertices_mm=vertices))
-    return RayCaster(vertices, display.faces)
 
 
 def cameras_of_part(display: Display, size_hw: tuple[int, int] = (360, 480)) -> list[Camera]:
@@ -61,23 +52,51 @@ def _towards(centre: Vector, side: Vector, radius: float, size_hw: tuple[int, in
     return Camera.from_field_of_view(size_hw, ANGLE, look_at(eye, centre))
 
 
-def coloured(view: View, display: Display, shown: Sequence[Quantity]) -> list[np.ndarray]:
-    """A rendered view in each quantity's colours (H, W, 4) uint8, blended between near vertices; no background."""
-    assert view.points_mm is not None
-    surface = np.isfinite(view.points_mm).all(axis=2)
-    k = list(range(1, min(NEAREST, len(display.vertices_mm)) + 1))
-    distance, nearest = display.tree.query(view.points_mm[surface], k=k, workers=-1)
-    weight = 1 / np.maximum(distance, 1e-9) ** 2
-    weight /= weight.sum(axis=1, keepdims=True)
-    light = 1 - SHADE + SHADE * view.image[surface].mean(axis=1, keepdims=True) / (255 * GREY_ALBEDO)
-    pictures = []
-    for quantity in shown:
-        picture = np.zeros((*surface.shape, 4), np.uint8)
-        colours = np.einsum("nk,nkc->nc", weight, quantity.colours()[nearest].astype(float)) * light
-        picture[surface, :3] = colours.clip(0, 255).round()
-        picture[surface, 3] = 255
-        pictures.append(picture)
+def drawn(display: Display, cameras: Sequence[Camera], shown: Sequence[Quantity]) -> list[list[np.ndarray]]:
+    """What each camera sees, in each quantity's colours (H, W, 4) uint8, blended between vertices; no background."""
+    seen = _cloud_seen(display, cameras) if display.faces is None else _mesh_seen(display, cameras)
+    palettes = [quantity.colours().astype(np.float32) for quantity in shown]
+    pictures: list[list[np.ndarray]] = []
+    for surface, vertices, weights, light in seen:
+        pictures.append([])
+        for palette in palettes:
+            picture = np.zeros((*surface.shape, 4), np.uint8)
+            blended = sum(weights[:, k, None] * palette[vertices[:, k]] for k in range(vertices.shape[1]))
+            picture[surface, :3] = ((1 - SHADE + SHADE * light) * blended).clip(0, 255).round()
+            picture[surface, 3] = 255
+            pictures[-1].append(picture)
     return pictures
+
+
+Seen = tuple[Mask, Indices, np.ndarray, np.ndarray]
+"""The pixels (H, W) with surface; of each (n, k) vertices, their weights, and (n, 1) how much light falls there."""
+
+
+def _mesh_seen(display: Display, cameras: Sequence[Camera]) -> Iterator[Seen]:
+    """Cast as it is: unlike for `renderer_for`, no coarse triangle is refined and no pixel sampled twice."""
+    assert display.faces is not None
+    caster = RayCaster(display.vertices_mm.astype(float), display.faces)
+    for camera in cameras:
+        height, width = camera.size_hw
+        x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+        rays = pixel_rays(camera, np.stack([x.ravel(), y.ravel()], axis=1))
+        face, _, weights = caster.cast(camera.centre_mm, rays)
+        hit = face >= 0
+        normals = caster.mesh.normals_at(face[hit], weights[hit], rays[hit])
+        light = shade(np.ones((len(normals), 1)), normals, camera.part_from_camera)
+        yield hit.reshape(height, width), caster.mesh.faces[face[hit]], weights[hit], light
+
+
+def _cloud_seen(display: Display, cameras: Sequence[Camera]) -> Iterator[Seen]:
+    splatter = Splatter(Scan("shown", vertices_mm=display.vertices_mm.astype(float)))
+    count = min(NEAREST, len(display.vertices_mm))
+    for view in splatter.render(cameras):
+        assert view.points_mm is not None
+        surface = np.isfinite(view.points_mm).all(axis=2)
+        distance, nearest = display.tree.query(view.points_mm[surface], k=list(range(1, count + 1)), workers=-1)
+        weight = 1 / np.maximum(distance, 1e-9) ** 2
+        light = view.image[surface].mean(axis=1, keepdims=True) / (255 * GREY_ALBEDO)
+        yield surface, nearest, weight / weight.sum(axis=1, keepdims=True), light
 
 
 def overlay(view: ViewScores, threshold: float) -> Image:

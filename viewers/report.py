@@ -30,12 +30,11 @@ from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
     close_up,
-    coloured,
+    drawn,
     overlay,
     pair_caption,
     patch_pair,
     reduced,
-    renderer_of,
     webp,
 )
 from rad3d.viewers.provenance import false_reject, provenance
@@ -122,15 +121,15 @@ def _shown(inspection: Inspection, limit: int) -> dict[str, Any]:
     """What is drawn of the surface."""
     display = display_of(inspection, limit)
     cameras = cameras_of_part(display) + [camera_of_defect(display, defect) for defect in inspection.defects]
-    rendered = renderer_of(display).render(cameras)
     main = [quantity for quantity in display.quantities if quantity.scale != "sequential"] or display.quantities[:1]
-    sides = [coloured(view, display, main) for view in rendered[:2]]
+    front, back, *close = drawn(display, cameras, main)
     stills = [
-        {"title": quantity.title, "pictures": [_picture(side[k]) for side in sides]} for k, quantity in enumerate(main)
+        {"title": quantity.title, "pictures": [_picture(front[k]), _picture(back[k])]}
+        for k, quantity in enumerate(main)
     ]
     defects = [
-        _defect(inspection, defect, _picture(coloured(view, display, main[:1])[0]))
-        for defect, view in zip(inspection.defects, rendered[2:], strict=True)
+        _defect(inspection, defect, _picture(pictures[0]))
+        for defect, pictures in zip(inspection.defects, close, strict=True)
     ]
     return {"stills": stills, "defects": defects, "note": display.note, "scene": _scene(display, inspection)}
 
