@@ -422,7 +422,8 @@ class Inspector:
     def _verdict(self, defects: int, coverage: float, judged: int) -> tuple[Verdict, str]:
         least = self.settings.verdict.min_coverage
         known = f"; {judged} place{'s' if judged > 1 else ''} judged by feedback" if judged else ""
-        judged_share = f"{coverage:.0%} of the inspectable surface was judged, {least:.0%} are asked"
+        short = np.floor(1000 * coverage) / 1000  # never rounded up to what is asked
+        judged_share = f"{short:.1%} of the inspectable surface was judged, {least:.0%} are asked"
         if defects:
             partly = f"; {judged_share}" if coverage < least else ""
             return "fail", f"{defects} defect{'s' if defects > 1 else ''} above the threshold{known}{partly}"
