@@ -43,8 +43,8 @@ class FalseReject:
             return f"{self.asked:g} asked and guaranteed by {self.n_good} good specimens"
         needed = int(np.ceil(1 / self.asked - 1 - 1e-9)) if self.asked else "infinitely many"
         guarantee = "nothing" if self.guaranteed is None else f"{self.guaranteed:.2f}"
-        verb = "guarantees" if self.n_good == 1 else "guarantee"
-        return f"{self.asked:g} asked; {self.n_good} good specimens {verb} {guarantee}; {needed} are needed"
+        learned = "1 good specimen guarantees" if self.n_good == 1 else f"{self.n_good} good specimens guarantee"
+        return f"{self.asked:g} asked; {learned} {guarantee}; {needed} are needed"
 
 
 def specimen_threshold(good_scores: Values, false_reject: float) -> tuple[float, FalseReject]:
