@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Colours, Faces, Indices, Points, Pose, Values
+from rad3d.arrays import Colours, Faces, Flags, Indices, Points, Pose, Values
 from rad3d.errors import ScanError
 from rad3d.geometry import cell_keys, face_normals_areas, sphere, transform_directions, transform_points, unit
 from rad3d.view import View
@@ -195,9 +197,11 @@ def _mesh_surface(scan: Scan) -> tuple[Surface, Indices]:
     faces = surface_from_vertex[scan.faces]
     normals, areas = face_normals_areas(points, faces)
     faces = faces[areas > 0]
-    if _inside_out(points, faces):
-        logger.warning("%s: its faces look inwards; they were turned", scan.source or scan.specimen)
-        faces = faces[:, ::-1]
+    inside_out = _inside_out(points, faces)
+    if inside_out.any():
+        what = "its faces" if inside_out.all() else "the faces of one of its bodies"
+        logger.warning("%s: %s look inwards; they were turned", scan.source or scan.specimen, what)
+        faces = np.where(inside_out[:, None], faces[:, ::-1], faces)
     if not len(faces):
         raise ScanError(
             scan.source or scan.specimen,
@@ -224,11 +228,32 @@ def _mesh_surface(scan: Scan) -> tuple[Surface, Indices]:
     return Surface(points, unit(point_normals), point_areas, faces, colours), surface_from_vertex
 
 
-def _inside_out(points: Points, faces: Faces) -> bool:
-    """Whether a closed mesh has its normals inside; of an open one nothing tells."""
+def _inside_out(points: Points, faces: Faces) -> Flags:
+    """(m,) which faces belong to a closed body with its normals inside; a cavity lies within another body, and may.
+
+    Of an open body nothing tells.
+    """
+    result = np.zeros(len(faces), bool)
+    if not len(faces):
+        return result
     corners = points[faces] - points.mean(axis=0)
-    volume = np.einsum("ni,ni->n", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum()
-    return bool(volume < 0) and _closed(faces, len(points))
+    six_volumes = np.einsum("ni,ni->n", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
+    if six_volumes.sum() < 0 and _closed(faces, len(points)):
+        return ~result
+    links = coo_matrix(
+        (np.ones(2 * len(faces)), (faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel())), (len(points),) * 2
+    )
+    count, body_of = connected_components(links, directed=False)
+    body = body_of[faces[:, 0]]
+    volume = np.bincount(body, six_volumes, count)
+    low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
+    np.minimum.at(low, body_of, points)
+    np.maximum.at(high, body_of, points)
+    for number in np.flatnonzero(volume < 0):
+        around = (low <= low[number]).all(axis=1) & (high >= high[number]).all(axis=1)
+        if around.sum() == 1 and _closed(faces[body == number], len(points)):
+            result |= body == number
+    return result
 
 
 def _closed(faces: Faces, points: int) -> bool:

@@ -237,3 +237,24 @@ def test_the_surface_moves_with_the_scan(kind):
     np.testing.assert_allclose(moved.points_mm[order], transform_points(pose, scan.surface.points_mm), atol=1e-9)
     np.testing.assert_allclose(moved.normals[order], transform_directions(pose, scan.surface.normals), atol=1e-5)
     np.testing.assert_allclose(moved.areas_mm2[order], expected.areas_mm2, rtol=1e-6)
+
+
+def test_one_of_several_bodies_that_looks_inwards_is_turned(caplog):
+    left, right = trimesh.creation.box((10, 10, 10)), trimesh.creation.box((8, 8, 8))
+    right.invert()
+    right.apply_translation((30, 0, 0))
+    both = trimesh.util.concatenate([left, right])
+    surface = Scan("s", vertices_mm=np.array(both.vertices), faces=np.array(both.faces)).surface
+    middle = np.where(surface.points_mm[:, :1] > 15, [[30.0, 0, 0]], [[0.0, 0, 0]])
+    assert ((surface.points_mm - middle) * surface.normals).sum(axis=1).min() > 0
+    assert "one of its bodies" in caplog.text
+
+
+def test_a_cavity_looks_inwards_and_stays():
+    hollow = trimesh.boolean.difference([trimesh.creation.box((20, 20, 20)), trimesh.creation.box((8, 8, 8))])
+    for faces in (hollow.faces, hollow.faces[:, ::-1]):
+        surface = Scan("s", vertices_mm=np.array(hollow.vertices), faces=np.array(faces)).surface
+        outside = np.abs(surface.points_mm).max(axis=1) > 9
+        away = (surface.points_mm * surface.normals).sum(axis=1)
+        assert (away[outside] > 0).all()
+        assert (away[~outside] < 0).all()
