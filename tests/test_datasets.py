@@ -752,11 +752,12 @@ def test_an_empty_class_is_warned_of_when_loading(mvtec, tmp_path, caplog):
 def elements(tmp_path):
     """Two tracks of machine elements, with one part."""
     root = tmp_path / "elements"
-    mvtec_part(root / "captures/mvtec/bagel", unit=1.0)
-    images = sorted((root / "captures/mvtec").rglob("rgb/*.png"))
-    names = [path.relative_to(root / "captures/mvtec").as_posix() for path in images]
-    (root / "truth").mkdir()
-    (root / "truth/captures_specimens.csv").write_text("".join(f"{name},s{i}\n" for i, name in enumerate(names)))
+    groups = {"bagel_C000_Good": "train/good", "bagel_C001_Good": "validation/good", "bagel_C002_Hole": "test/hole"}
+    for seed, name in enumerate(groups):
+        adam_specimen(root / "captures/raw", name, sensor="Nano", seed=seed)
+    rows = [f"bagel/{group}/rgb/{8 * i:03d}.png,bagel_{i:03d}\n" for i, group in enumerate(groups.values())]
+    (root / "truth").mkdir(parents=True)
+    (root / "truth/captures_specimens.csv").write_text("".join(rows))
     (root / "machine_elements.json").write_text("{}")
     for number, name in enumerate(("train/a", "test/good/b", "test/hole/c")):
         cloud_file(root / f"clouds/bagel/{name}.ply", number)

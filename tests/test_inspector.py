@@ -273,7 +273,8 @@ def test_captured_views_and_rendered_ones_are_not_compared(inspector, good_scans
 
 def captured(*names):
     pictures = np.random.default_rng(0).integers(0, 255, (len(names), 6, 8, 3), np.uint8)
-    views = tuple(View(name, "captured", picture) for name, picture in zip(names, pictures, strict=True))
+    nothing = np.full((6, 8, 3), np.nan, np.float32)
+    views = tuple(View(name, "captured", picture, nothing) for name, picture in zip(names, pictures, strict=True))
     return Scan("c", vertices_mm=np.empty((0, 3)), views=views)
 
 
