@@ -159,8 +159,9 @@ def _listed(root: Path, name: str) -> Iterator[tuple[Path, list[Sample]]]:
         yield root, _raw_samples(root)
     elif name == "machine_elements":
         for track in get_args(Track):
-            if (root / track).is_dir():
-                yield root / track, load_samples(name, root, Choice(track=track))
+            if (root / track).is_dir():  # of captures the raw folders are read, not the same views in another layout
+                raw = root / track / "raw"
+                yield raw if raw.is_dir() else root / track, load_samples(name, root, Choice(track=track))
     else:
         yield root, load_samples(name, root, Choice())
 

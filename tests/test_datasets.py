@@ -752,6 +752,7 @@ def test_an_empty_class_is_warned_of_when_loading(mvtec, tmp_path, caplog):
 def elements(tmp_path):
     """Two tracks of machine elements, with one part."""
     root = tmp_path / "elements"
+    mvtec_part(root / "captures/mvtec/bagel", unit=1.0)  # the same in another layout, which is not read
     groups = {"bagel_C000_Good": "train/good", "bagel_C001_Good": "validation/good", "bagel_C002_Hole": "test/hole"}
     for seed, name in enumerate(groups):
         adam_specimen(root / "captures/raw", name, sensor="Nano", seed=seed)
