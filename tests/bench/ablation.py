@@ -17,16 +17,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from stations import station_of
 
 from rad3d import Inspector, evidence
 from rad3d.datasets.machine_elements import KINDS, SPLIT, make_specimen
 from rad3d.demo import compare
-from rad3d.deviation import ReferenceShape
-from rad3d.encoder import Encoder
-from rad3d.fitting import look_from, seen_twice
+from rad3d.fitting import seen_twice
 from rad3d.metrics import InstanceCounts, rank
-from rad3d.observe import Clock, Station
-from rad3d.reference import build_reference
+from rad3d.observe import Clock
 from rad3d.settings import EncoderSettings, FusionSettings, Settings, SurfaceSettings, ViewSettings
 
 SETTINGS = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=12))
@@ -70,11 +68,7 @@ ABLATIONS: dict[str, tuple[Settings, dict[str, Callable]]] = {
 
 def observed(part):
     """What all runs share: the station, the good ones to learn from, and the judged specimens."""
-    nominal = make_specimen(part, 0).nominal
-    encoder = Encoder.load(SETTINGS.encoder)
-    cameras, inspectable = look_from(nominal, SETTINGS, encoder)
-    shape = ReferenceShape(nominal.surface)
-    station = Station(shape, build_reference(shape.surface), cameras, encoder, SETTINGS)
+    station, inspectable = station_of(make_specimen(part, 0).nominal, SETTINGS)
     learned = [station.observe(make_specimen(part, 50_000 + seed).scan) for seed in range(max(FEW))]
     made = [make_specimen(part, 51_000 + number) for number in range(GOOD)]
     made += [make_specimen(part, 52_000 + number, (kind,)) for number, kind in enumerate(KINDS)]

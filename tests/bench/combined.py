@@ -12,21 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from stations import station_of
 
 from rad3d import evidence
 from rad3d.auxiliary import Auxiliary, Lessons
 from rad3d.calibration import specimen_threshold
 from rad3d.datasets import load_samples
 from rad3d.datasets.sample import Choice
-from rad3d.deviation import GoodDeviation, ReferenceShape
+from rad3d.deviation import GoodDeviation
 from rad3d.encoder import Encoder
-from rad3d.fitting import leave_one_out, look_from, memory_of, remember, silently
+from rad3d.fitting import leave_one_out, memory_of, remember, silently
 from rad3d.inspector import specimen_score
 from rad3d.io import read_scan
 from rad3d.memory import Memory
 from rad3d.metrics import rank
-from rad3d.observe import Station
-from rad3d.reference import build_reference
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 from rad3d.surface import PlacedPatches, surface_scores
 
@@ -50,9 +49,8 @@ def measure(root, part, encoder, experts):
     train = [sample for sample in samples if sample.split == "train"]
     test = some([sample for sample in samples if sample.split == "test"], GOOD, DEFECTIVE)
     nominal = read_scan(train[0].nominal)
-    shape = ReferenceShape(nominal.surface)
-    cameras, _ = look_from(nominal, SETTINGS, encoder)
-    station = Station(shape, build_reference(nominal.surface), cameras, encoder, SETTINGS)
+    station, _ = station_of(nominal, SETTINGS)
+    shape = station.shape
     seen = [station.observe(s.load_scan()) for s in (*train, *test)]
     good, judged = seen[: len(train)], seen[len(train) :]
     memory = Memory.merged([memory_of(one, part, encoder) for one in good])

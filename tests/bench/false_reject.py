@@ -13,15 +13,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from stations import station_of
 
 from rad3d import Inspector
 from rad3d.datasets.machine_elements import KINDS, make_specimen
-from rad3d.deviation import ReferenceShape
-from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError
-from rad3d.fitting import look_from
-from rad3d.observe import Clock, Station
-from rad3d.reference import build_reference
+from rad3d.observe import Clock
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 
 SETTINGS = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
@@ -35,11 +32,7 @@ FILE = Path(__file__).with_suffix(".json")
 
 def pools(part):
     """What every fit of the part shares, and its good and defective specimens, observed; None = not registered."""
-    nominal = make_specimen(part, 0).nominal
-    encoder = Encoder.load(SETTINGS.encoder)
-    shape = ReferenceShape(nominal.surface)
-    cameras, inspectable = look_from(nominal, SETTINGS, encoder)
-    station = Station(shape, build_reference(shape.surface), cameras, encoder, SETTINGS)
+    station, inspectable = station_of(make_specimen(part, 0).nominal, SETTINGS)
 
     def look(seed, kinds=()):
         try:

@@ -13,16 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from stations import station_of
 
 from rad3d import Inspector
 from rad3d.datasets.machine_elements import make_specimen
-from rad3d.deviation import ReferenceShape
-from rad3d.encoder import Encoder
-from rad3d.fitting import look_from
 from rad3d.metrics import rank
-from rad3d.observe import Clock, Station
+from rad3d.observe import Clock
 from rad3d.patches import encode_views
-from rad3d.reference import build_reference
 from rad3d.settings import EncoderSettings, FusionSettings, Settings, ViewSettings
 
 SETTINGS = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=12))
@@ -52,11 +49,7 @@ def with_glint(observation, station, seed):
 
 def measure(part):
     """A row for every rule."""
-    nominal = make_specimen(part, 0).nominal
-    encoder = Encoder.load(SETTINGS.encoder)
-    cameras, inspectable = look_from(nominal, SETTINGS, encoder)
-    shape = ReferenceShape(nominal.surface)
-    station = Station(shape, build_reference(shape.surface), cameras, encoder, SETTINGS)
+    station, inspectable = station_of(make_specimen(part, 0).nominal, SETTINGS)
     learned = [station.observe(make_specimen(part, 40_000 + seed).scan) for seed in range(LEARNED)]
     judged = []
     for number in range(GOOD + DEFECTIVE):
