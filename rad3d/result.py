@@ -432,9 +432,14 @@ def heat_colours(score: Values, threshold: float) -> Colours:
     array([[255, 255, 204],
            [128, 128, 128]], dtype=uint8)
     """
-    scale = np.clip(np.nan_to_num(score) / (2 * threshold if threshold > 0 else 1.0), 0, 1)
-    colours = colour_table("YlOrRd")[np.minimum(256 * scale, 255).astype(int)]
-    colours[np.isnan(score)] = UNSEEN_GREY
+    return table_colours("YlOrRd", score, 0.0, 2 * threshold if threshold > 0 else 1.0)
+
+
+def table_colours(name: str, values: Values, low: float, high: float) -> Colours:
+    """Values in the colours of a map of matplotlib from `low` to `high`; grey for NaN."""
+    share = np.clip((np.nan_to_num(values) - low) / (high - low if high > low else 1.0), 0, 1)
+    colours = colour_table(name)[np.minimum(256 * share, 255).astype(int)]
+    colours[np.isnan(values)] = UNSEEN_GREY
     return np.asarray(colours)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from rad3d.arrays import Colours, Values
-from rad3d.result import UNSEEN_GREY, Inspection, Verdict, colour_table, heat_colours
+from rad3d.result import Inspection, Verdict, heat_colours, table_colours
 
 VERDICT_COLOURS: dict[Verdict, str] = {"pass": "#00795a", "fail": "#b34700", "incomplete": "#5b6b85"}
 VERDICT_SYMBOLS: dict[Verdict, str] = {"pass": "✓", "fail": "✕", "incomplete": "?"}
@@ -72,10 +72,7 @@ def mapped_colours(values: Values, low: float, high: float, scale: Scale) -> Col
     array([[247, 246, 246],
            [128, 128, 128]], dtype=uint8)
     """
-    share = np.clip((np.nan_to_num(values) - low) / (high - low if high > low else 1.0), 0, 1)
-    colours = colour_table(COLOUR_MAPS[scale])[np.minimum(256 * share, 255).astype(int)]
-    colours[np.isnan(values)] = UNSEEN_GREY
-    return np.asarray(colours)
+    return table_colours(COLOUR_MAPS[scale], values, low, high)
 
 
 def colour_stops(scale: Scale) -> list[str]:
