@@ -5,26 +5,26 @@ written to disk, so that metrics can be computed again without inference.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rad3d.arrays import Image, ScoreMap, Values
+from rad3d.arrays import Image, Values
 from rad3d.auxiliary import Auxiliary, look_at
 from rad3d.backproject import completed
 from rad3d.datasets.sample import Sample
 from rad3d.errors import Rad3dError, RegistrationError, ScanError, SettingsError, UnitError
 from rad3d.expert import Expert, MradName
 from rad3d.fitting import Track
-from rad3d.inspector import Inspector, view_scores
+from rad3d.inspector import Inspector, every_view, view_scores
 from rad3d.looks import cropped, load_views, need_images, part_of
 from rad3d.observe import register, seen_of_part
 from rad3d.prediction import WHOLE, Box, Prediction, ViewPrediction
 from rad3d.register import Registration
-from rad3d.result import Inspection
+from rad3d.result import ViewScores
 from rad3d.scan import Scan, merged_surface
 from rad3d.settings import FusionSettings, RetrievalSettings, Settings
 from rad3d.view import View
@@ -250,7 +250,7 @@ class Inspectors:
             score=found.score,
             complete=found.verdict != "incomplete",
             reason=found.reason,
-            views=_with_poses(_with_maps(scan, {view.name: view.score for view in found.views}), found),
+            views=_with_maps(scan, found.views) if scan.views else (),
             points=None if scan.views else found.points.anomaly_score,
             areas_mm2=None if scan.views else vertex_areas(scan),
             defect_id=None if scan.views else found.points.defect_id,
@@ -299,10 +299,10 @@ class Deviation:
         surface = merged_surface(seen)
         distance = np.abs(self._shape.signed_distance(surface.points_mm))
         captured = [view for view, one in zip(scan.views, found, strict=True) if one.trusted]
-        maps = {}
+        maps = []
         for view, whole in zip(seen, captured, strict=True):
             shown = completed(view, surface, ~whole.mask, FusionSettings())
-            maps[view.name] = view_scores(shown, surface.tree, distance, ~whole.mask).score
+            maps.append(view_scores(shown, surface.tree, distance, ~whole.mask))
         return Prediction(score=_top_mean(distance), views=_with_maps(scan, maps))
 
 
@@ -367,19 +367,12 @@ def _nominal(samples: Sequence[Sample]) -> Scan | None:
     return None if path is None else read_scan(path, unit=samples[0].unit)
 
 
-def _with_maps(scan: Scan, maps: Mapping[str, ScoreMap]) -> tuple[ViewPrediction, ...]:
-    """A capture's views with their maps; one that has none was not inspected."""
+def _with_maps(scan: Scan, found: Sequence[ViewScores]) -> tuple[ViewPrediction, ...]:
+    """A capture's views with their maps and poses; one that has none was not inspected."""
     return tuple(
-        ViewPrediction(v.name, _top_mean(maps[v.name]), maps[v.name], WHOLE, part_of(v))
-        if v.name in maps
-        else ViewPrediction(v.name, np.nan, np.full(v.size_hw, np.nan, np.float32), WHOLE, part_of(v))
-        for v in scan.views
+        ViewPrediction(v.name, _top_mean(v.score), v.score, WHOLE, part_of(view), v.part_from_camera)
+        for v, view in zip(every_view(scan, tuple(found)), scan.views, strict=True)
     )
-
-
-def _with_poses(views: tuple[ViewPrediction, ...], found: Inspection) -> tuple[ViewPrediction, ...]:
-    pose_of = {view.name: view.part_from_camera for view in found.views}
-    return tuple(replace(view, part_from_camera=pose_of.get(view.name)) for view in views)
 
 
 def _failed(scan: Scan, reason: str) -> Prediction:
