@@ -37,7 +37,9 @@ def load(root: Path, choice: Choice) -> list[Sample]:
     samples = []
     for captured in folders_in(root / choice.track / "raw"):
         parsed = parse_folder(captured.name)
-        part, kind = parsed or ("", "")
+        if parsed is None:
+            continue
+        part, kind = parsed
         specimen = f"{part}_{captured.name.removeprefix(part).split('_')[1].lstrip('C')}"
         if not choice.wants(part) or specimen not in split_of:
             continue

@@ -49,8 +49,7 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
     match rule:
         case "consistent":
             weight = views.incidence * seen
-            second = np.sort(lowest, axis=0)[max(len(lowest) - 2, 0)]
-            most = np.where(count > 1, second + LONE, np.inf)
+            most = np.where(count > 1, _second_highest(lowest) + LONE, np.inf)
             score = (np.where(seen, np.minimum(views.score, most), 0) * weight).sum(axis=0) / (
                 weight.sum(axis=0) + NO_EVIDENCE
             )
@@ -62,8 +61,7 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
             pick = [np.take_along_axis(ordered, np.minimum(i, len(ordered) - 1)[None], 0)[0] for i in (low, high)]
             score = np.where(count > 0, (pick[0] + pick[1]) / 2, np.nan)
         case "second":
-            ordered = np.sort(lowest, axis=0)
-            score = np.where(count > 1, ordered[max(len(ordered) - 2, 0)], ordered[-1])
+            score = np.where(count > 1, _second_highest(lowest), lowest.max(axis=0))
         case "max":
             score = lowest.max(axis=0)
     score = np.where(count > 0, score, np.nan).astype(np.float32)
@@ -72,6 +70,12 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
         _divide(above.sum(axis=0).astype(float), count) if threshold is not None else np.full(len(count), np.nan)
     )
     return Fused(score, agreement.astype(np.float32), count.astype(np.int32))
+
+
+def _second_highest(scores: np.ndarray) -> Values:
+    """(n,) of (v, n); of a single view its own."""
+    second = max(len(scores) - 2, 0)
+    return np.asarray(np.partition(scores, second, axis=0)[second])
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -121,13 +121,14 @@ def _greedy(seen: np.ndarray, area: Values, count: int) -> list[int]:
     need = np.minimum(seen.sum(axis=0), NEEDED_VIEWS)
     left = need.copy()
     inspectable = area[need > 0].sum()
-    enough = ENOUGH * inspectable
     chosen: list[int] = []
     while len(chosen) < min(2 * count, len(seen)):
-        unseen = (need > 0) & (left == need)
-        wanted, satisfied = (left > 0) * REPEAT ** (need - left), area[(need > 0) & (left <= 0)].sum() >= enough
-        if len(chosen) >= count:
-            wanted, satisfied = 1.0 * unseen, area[unseen].sum() <= (1 - SEEN_AT_ALL) * inspectable
+        if len(chosen) < count:
+            wanted = (left > 0) * REPEAT ** (need - left)
+            satisfied = area[(need > 0) & (left <= 0)].sum() >= ENOUGH * inspectable
+        else:
+            wanted = 1.0 * ((need > 0) & (left == need))  # what none has seen
+            satisfied = (area * wanted).sum() <= (1 - SEEN_AT_ALL) * inspectable
         if satisfied:
             break
         gain = seen @ (area * wanted)
