@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -31,9 +31,7 @@ from rad3d.datasets.sample import (
 )
 from rad3d.errors import DatasetError, Rad3dError, ScanError, UnitError
 from rad3d.organised import NotOrganisedError, organised_points
-
-if TYPE_CHECKING:
-    from rad3d.fitting import Track as Progress
+from rad3d.progress import Progress, silently
 
 Severity = Literal["corrupts", "notice"]
 
@@ -86,7 +84,7 @@ def check(
     root: str | Path,
     name: str | None = None,
     specimens: Path | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = silently,
 ) -> list[Finding]:
     """Look for everything in TRAPS; corrupting findings first.
 
@@ -110,7 +108,7 @@ def check(
     for folder, samples in _listed(root, name):
         with ThreadPoolExecutor() as pool:
             results = pool.map(lambda sample: list(_check_sample(sample)), samples)
-            for _ in samples if progress is None else progress(samples, f"checking {folder.name}"):
+            for _ in progress(samples, f"checking {folder.name}"):
                 gather(iter(next(results)))
         gather(_good_with_masks(samples))
         gather(_both_sides(root, samples, specimens))

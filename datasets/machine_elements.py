@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import trimesh
@@ -31,9 +31,7 @@ from rad3d.datasets.machine_specimen import DEMO_DEFECTS, DefectLabel, Specimen,
 from rad3d.errors import DatasetError
 from rad3d.files import atomic_folder
 from rad3d.ply import write_ply
-
-if TYPE_CHECKING:
-    from rad3d.fitting import Track as Progress
+from rad3d.progress import Progress, silently
 
 __all__ = [
     "DEMO_DEFECTS",
@@ -123,7 +121,7 @@ def write(
     *,
     seed: int = 0,
     parts: Sequence[str] = (),
-    progress: "Progress | None" = None,
+    progress: Progress = silently,
 ) -> None:
     """Write the benchmark; the same arguments give the same bytes.
 
@@ -173,11 +171,11 @@ def _jobs(part: str, plan: Plan, seed: int) -> list[_Job]:
     return jobs
 
 
-def _write_part(root: Path, part: str, jobs: Sequence[_Job], progress: "Progress | None") -> None:
+def _write_part(root: Path, part: str, jobs: Sequence[_Job], progress: Progress) -> None:
     """All tracks of one part, specimen by specimen, and what is true of them."""
     with ThreadPoolExecutor(2) as pool:
         made = pool.map(lambda job: _write_specimen(root, job), jobs)
-        truths = [next(made) for _ in (jobs if progress is None else progress(jobs, f"making {part}"))]
+        truths = [next(made) for _ in progress(jobs, f"making {part}")]
     specimen = make_specimen(part, 0)
     for track in ("meshes", "clouds"):
         nominal = trimesh.Trimesh(specimen.nominal.vertices_mm, specimen.nominal.faces, process=False)

@@ -25,12 +25,12 @@ from rad3d.encoder import ClipFeatures, Encoder
 from rad3d.errors import DatasetError, Rad3dError, ScanError
 from rad3d.expert import Expert, MradName
 from rad3d.files import sha256_of
-from rad3d.fitting import Track
 from rad3d.labelled import LabelledImage, LabelledMemory
 from rad3d.looks import box_of, cropped, load_views, mask_at, squashed
 from rad3d.mrad import Examples, Training, TunedMaps, train_tuned
 from rad3d.patches import cut, windows_of
 from rad3d.prediction import WHOLE, Box
+from rad3d.progress import Progress
 from rad3d.prompted import TextTower, train_prompted
 from rad3d.render import renderer_for
 from rad3d.settings import Settings
@@ -131,7 +131,7 @@ class Auxiliary:
         """Parts that are to be judged, too."""
         return sorted(set(self.parts) & {sample.part for sample in samples})
 
-    def learned(self, method: MradName, settings: Settings, track: Track, bad: Bad) -> Expert:
+    def learned(self, method: MradName, settings: Settings, track: Progress, bad: Bad) -> Expert:
         """Remember the labels, and train what the method trains; or read what was learned already.
 
         Raises:
@@ -172,7 +172,7 @@ class Lessons:
 
     @staticmethod
     def of(
-        samples: Sequence[Sample], root: Path, encoder: Encoder, settings: Settings, track: Track, bad: Bad
+        samples: Sequence[Sample], root: Path, encoder: Encoder, settings: Settings, track: Progress, bad: Bad
     ) -> "Lessons":
         """Encode every labelled image of the samples.
 

@@ -18,11 +18,11 @@ from rad3d.backproject import completed
 from rad3d.datasets.sample import Sample
 from rad3d.errors import Rad3dError, RegistrationError, ScanError, SettingsError, UnitError
 from rad3d.expert import Expert, MradName
-from rad3d.fitting import Track
 from rad3d.inspector import Inspector, every_view, view_scores
 from rad3d.looks import cropped, load_views, need_images, part_of
 from rad3d.observe import register, seen_of_part
 from rad3d.prediction import WHOLE, Box, Prediction, ViewPrediction
+from rad3d.progress import Progress
 from rad3d.register import Registration
 from rad3d.result import ViewScores
 from rad3d.scan import Scan, merged_surface
@@ -43,7 +43,7 @@ class Method(Protocol):
     fingerprint: str
     """What predictions depend on, for people and for resuming."""
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Progress, bad: Callable[[Rad3dError], None]) -> None:
         """Learn; what is learned may be kept in `folder`, so that a second call is quick.
 
         `bad` is called with the error of each sample that cannot be read; it raises unless they may be skipped.
@@ -68,7 +68,7 @@ class Rad:
         self._retrieval = replace(RAD_RETRIEVAL, pos_radius=None) if roi else RAD_RETRIEVAL
         self.fingerprint = f"{self._encoder.fingerprint}{'/roi' if roi else ''}"
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Progress, bad: Callable[[Rad3dError], None]) -> None:
         """Encode the good images."""
         import torch
 
@@ -113,7 +113,7 @@ class Rad:
         nowhere = np.broadcast_to(np.float32(np.nan), (len(names), *grid, 3))
         self._memory = Memory(
             self.fingerprint, (), np.zeros(len(names), int), tuple(names), descriptors, nowhere, nowhere,
-            np.full((len(names), 3), np.nan, np.float32), features,
+            nowhere[..., :2], np.full((len(names), 3), np.nan, np.float32), features,
         )  # fmt: skip
         self._allowed = np.array(done, bool)
 
@@ -129,7 +129,8 @@ class Rad:
         inputs = [self._look(view) for view in views]
         cls, patches = self._encode([given[0] for given in inputs if given is not None])
         empty = np.empty((len(cls), 0, 0, 3), np.float32)
-        query = Patches(cls, patches, empty, empty, np.full((len(cls), 3), np.nan, np.float32), (), np.arange(len(cls)))
+        nowhere = np.full((len(cls), 3), np.nan, np.float32)
+        query = Patches(cls, patches, empty, empty, empty[..., :2], nowhere, (), np.arange(len(cls)))
         grids = rad_scores(query, self._memory, self._retrieval, self._allowed) if len(cls) else torch.empty(0, 1, 1)
         maps = score_map(grids)
         found = iter(zip(maps.numpy(), image_score(maps, TOP_SHARE).tolist(), strict=True))
@@ -183,7 +184,7 @@ class Mrad:
         self._name, self._settings, self._auxiliary, self._patch = name, settings, auxiliary, encoder.patch_size
         self.fingerprint = f"{encoder.fingerprint}/{auxiliary.digest}"
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Progress, bad: Callable[[Rad3dError], None]) -> None:
         """Remember the labels, and train on them; the part's own good samples are not looked at."""
         self._expert = _learned(self._name, self._settings, self._auxiliary, folder, track, bad)
 
@@ -224,7 +225,7 @@ class Inspectors:
         if auxiliary is not None:
             self.fingerprint += f"/{auxiliary.digest}"
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Progress, bad: Callable[[Rad3dError], None]) -> None:
         """Fit and save, or load what an earlier run saved."""
         if (folder / "inspector.json").exists():
             self._inspector = Inspector.load(folder)
@@ -265,7 +266,7 @@ class Deviation:
 
     fingerprint = "deviation"
 
-    def fit(self, samples: Sequence[Sample], folder: Path, track: Track, bad: Callable[[Rad3dError], None]) -> None:
+    def fit(self, samples: Sequence[Sample], folder: Path, track: Progress, bad: Callable[[Rad3dError], None]) -> None:
         """Take the reference."""
         from rad3d.deviation import ReferenceShape
         from rad3d.reference import build_reference
@@ -331,7 +332,7 @@ def method_named(name: MethodName, settings: Settings, auxiliary: Auxiliary | No
 
 
 def _learned(
-    name: MradName, settings: Settings, auxiliary: Auxiliary, folder: Path, track: Track, bad: Callable[..., None]
+    name: MradName, settings: Settings, auxiliary: Auxiliary, folder: Path, track: Progress, bad: Callable[..., None]
 ) -> Expert:
     """What an earlier run kept in the folder, or else learned now and kept."""
     if (folder / "labelled.json").exists():

@@ -7,11 +7,11 @@ import numpy as np
 
 from rad3d.datasets.machine_elements import DefectKind, Specimen, make_specimen
 from rad3d.files import atomic_folder
-from rad3d.fitting import Track, silently
 from rad3d.inspector import Inspector
 from rad3d.io import read_scan
 from rad3d.metrics import InstanceCounts, match_defects
 from rad3d.ply import write_ply
+from rad3d.progress import Progress, silently
 from rad3d.result import Inspection
 from rad3d.settings import Settings
 
@@ -36,7 +36,7 @@ class Shown:
     counts: InstanceCounts
 
 
-def run(part: str, folder: Path, track: Track = silently, quick: bool = False) -> tuple[Inspector, list[Shown]]:
+def run(part: str, folder: Path, track: Progress = silently, quick: bool = False) -> tuple[Inspector, list[Shown]]:
     """Make scans into `folder`/scans, fit on the good ones, inspect the others; both are read from their files.
 
     Args:

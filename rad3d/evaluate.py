@@ -25,9 +25,9 @@ from rad3d.datasets import dataset_root, load_samples
 from rad3d.datasets.sample import Choice, Sample
 from rad3d.errors import DatasetError, Rad3dError, ResultError, ScanError, UnitError
 from rad3d.files import atomic_file
-from rad3d.fitting import Track, silently
 from rad3d.io import specimen_name
 from rad3d.prediction import Prediction
+from rad3d.progress import Progress, silently
 from rad3d.result import versions
 from rad3d.scoring import AUTHORS, PartScores, score_part
 from rad3d.settings import Settings
@@ -113,7 +113,7 @@ def evaluate(
     auxiliary_parts: tuple[str, ...] = (),
     same_part: bool = False,
     skip_bad: bool = False,
-    track: Track = silently,
+    track: Progress = silently,
 ) -> Evaluation:
     """Run a method on a data set and measure it; a second run with the same arguments continues the first.
 
@@ -187,7 +187,7 @@ def _predict(
     output: Path,
     scope: MemoryScope,
     skipped: "_Skipped",
-    track: Track,
+    track: Progress,
 ) -> None:
     """Learn from the parts' good samples, then predict what no earlier run predicted."""
     test = [s for s in samples if s.part in parts and s.split == "test"]

@@ -12,6 +12,7 @@ from rad3d.deviation import GoodDeviation, ReferenceShape
 from rad3d.fusion import fuse
 from rad3d.geometry import cell_keys
 from rad3d.observe import Observation
+from rad3d.pigment import colour_scores
 from rad3d.scan import Surface
 from rad3d.settings import Settings, VerdictSettings
 from rad3d.surface import PlacedPatches, surface_scores, usual_scores
@@ -36,8 +37,8 @@ class Remembered:
 
     Args:
         patches: all placed patches of the memory.
-        scores: (m,) each patch's own raw score against the other specimens.
-        score_floor: raw score spread below which differences mean nothing.
+        scores: (2, m) each patch's own raw score and colour score against the other specimens.
+        score_floors: (2,) spreads of these below which differences mean nothing.
         shape: the reference.
         deviation: of the good specimens, on the reference's points.
         deviation_floor_mm: spread below which differences mean nothing.
@@ -45,8 +46,8 @@ class Remembered:
     """
 
     patches: PlacedPatches
-    scores: Values
-    score_floor: float
+    scores: np.ndarray
+    score_floors: tuple[float, float]
     shape: ReferenceShape
     deviation: GoodDeviation
     deviation_floor_mm: float
@@ -88,7 +89,7 @@ class PatchScores:
 
     Args:
         raw: 1 - cosine similarity.
-        unusual: in standard deviations of good specimens at that place.
+        unusual: in standard deviations of good specimens at that place; colour counts from `ANOMALOUS` on.
     """
 
     raw: ScoreMap
@@ -114,16 +115,20 @@ def judge_patches(
     query = PlacedPatches.of_query(observation.patches)
     own = None if good is None else remembered.patches.specimen == good
     others = None if own is None else ~own
-    raw = surface_scores(query, remembered.patches, settings.surface).raw if own is None else remembered.scores[own]
+    if own is None:
+        raw = surface_scores(query, remembered.patches, settings.surface).raw
+        colour = colour_scores(query, remembered.patches, settings.surface)
+    else:
+        raw, colour = remembered.scores[:, own]
     usual, spread = usual_scores(query, remembered.patches, remembered.scores, others)
-    unusual = (raw - usual) / (spread + remembered.score_floor)
+    unusual, off_colour = (np.stack([raw, colour]) - usual) / (spread + np.array(remembered.score_floors)[:, None])
     if chances is not None and remembered.chances is not None:
         usual, spread = usual_scores(query, remembered.patches, remembered.chances, others)
         floor = 0.5 * float(np.std(remembered.chances))
         unusual += LABELLED_WEIGHT * (chances[tuple(query.position.T)] - usual) / (spread + floor)
-    return PatchScores(
-        _grid(observation, query, raw), levelled(_grid(observation, query, unusual), observation.patches.view_index)
-    )
+    level = levelled(_grid(observation, query, unusual), observation.patches.view_index)
+    ink = _grid(observation, query, np.maximum(np.nan_to_num(off_colour) - ANOMALOUS, 0))
+    return PatchScores(_grid(observation, query, raw), level + ink)
 
 
 def levelled(unusual: ScoreMap, view_index: Indices) -> ScoreMap:

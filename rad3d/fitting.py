@@ -2,9 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +20,8 @@ from rad3d.likeness import picture_of
 from rad3d.memory import Memory, provenance
 from rad3d.observe import Observation
 from rad3d.patches import cut
+from rad3d.pigment import colour_scores
+from rad3d.progress import Progress
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
 from rad3d.surface import PlacedPatches, surface_scores
@@ -28,18 +29,6 @@ from rad3d.symmetry import Symmetries
 from rad3d.viewpoints import INSPECTABLE_INCIDENCE, choose_viewpoints, whole_mm_per_patch
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Track(Protocol):
-    """Goes through items while somebody shows the progress."""
-
-    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]: ...
-
-
-def silently(items: Sequence[T], description: str) -> Iterable[T]:
-    """Nobody shows the progress."""
-    return items
 
 
 def check_names(scans: Sequence[Scan]) -> None:
@@ -214,20 +203,23 @@ def seen_twice(scan: Scan, cameras: Sequence[Camera], shape: ReferenceShape) -> 
     return [(scan, tuple(cameras)), (replace(scan, specimen=second), turned)]
 
 
-def leave_one_out(memory: Memory, observations: Sequence[Observation], settings: Settings, track: Track) -> Values:
-    """Raw score of every remembered patch against the other specimens."""
+def leave_one_out(
+    memory: Memory, observations: Sequence[Observation], settings: Settings, track: Progress
+) -> np.ndarray:
+    """(2, m) raw score and colour score of every remembered patch against the other specimens."""
     remembered = PlacedPatches.of_memory(memory)
-    scores = np.zeros(len(remembered), np.float32)
+    scores = np.zeros((2, len(remembered)), np.float32)
     for index, observation in enumerate(track(observations, "comparing")):
         own = remembered.specimen == index
         query = PlacedPatches.of_query(observation.patches)
-        scores[own] = np.nan_to_num(surface_scores(query, remembered, settings.surface, ~own).raw)
+        raw = surface_scores(query, remembered, settings.surface, ~own).raw
+        scores[:, own] = np.nan_to_num([raw, colour_scores(query, remembered, settings.surface, ~own)])
     return scores
 
 
 def remember(
     memory: Memory,
-    patch_scores: Values,
+    patch_scores: np.ndarray,
     shape: ReferenceShape,
     deviation: GoodDeviation,
     chances: Values | None = None,
@@ -238,7 +230,7 @@ def remember(
     return Remembered(
         patches=patches,
         scores=patch_scores,
-        score_floor=0.5 * float(np.std(patch_scores)),
+        score_floors=(0.5 * float(np.std(patch_scores[0])), max(0.5 * float(np.std(patch_scores[1])), LEAST_COLOUR)),
         shape=shape,
         deviation=deviation,
         deviation_floor_mm=max(float(np.median(spread)), LEAST_DEVIATION_MM),
@@ -248,3 +240,5 @@ def remember(
 
 LEAST_DEVIATION_MM = 0.02
 """Deviations below this are measurement noise whatever the good specimens say."""
+LEAST_COLOUR = 0.2
+"""So are colour scores that vary by less: they are in units of how much colours vary."""

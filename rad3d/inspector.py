@@ -2,7 +2,8 @@
 
 scan -> register -> views -> encoder -> patches                                          (observe)
 fit:     patches of good specimens -> memory -> leave-one-out scores -> calibration
-inspect: patches -> retrieval on the surface -> calibrated                               (evidence)
+inspect: patches -> retrieval on the surface, and colour that no light explains
+         -> calibrated                                                                   (evidence)
          -> captured views of a symmetric part turned until they agree                   (arrange)
          -> back-projected -> fused, with what the shape says                            (evidence)
          -> defects in mm -> verdict
@@ -36,7 +37,6 @@ from rad3d.expert import Expert
 from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
 from rad3d.files import atomic_folder, save_tensors
 from rad3d.fitting import (
-    Track,
     check_names,
     leave_one_out,
     look_from,
@@ -47,7 +47,6 @@ from rad3d.fitting import (
     remember,
     seen_by,
     seen_twice,
-    silently,
     usable_together,
     without_colours,
 )
@@ -55,6 +54,7 @@ from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
 from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station, check_depth
+from rad3d.progress import Progress, silently
 from rad3d.reference import Reference, build_reference
 from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores, stamp
 from rad3d.scan import Scan, Surface
@@ -65,7 +65,7 @@ from rad3d.view import View
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Inspector:
         inspectable: (n,) which of its points can be seen at an incidence of at most 60 degrees.
         cameras: where rendered views look from; empty for captured specimens.
         looks: how the good specimens look when seen, see `look_of`: as meshes, coloured meshes, clouds, ...
-        patch_scores: (m,) of each remembered patch against the other specimens.
+        patch_scores: (2, m) raw and colour score of each remembered patch against the other specimens.
         deviation: of the good specimens, on the reference's points.
         good_scores: (g,) leave-one-out scores of the good specimens.
         point_threshold: surface points above it belong to a defect.
@@ -99,7 +99,7 @@ class Inspector:
     inspectable: Flags
     cameras: tuple[Camera, ...]
     looks: tuple[str, ...]
-    patch_scores: Values
+    patch_scores: np.ndarray
     deviation: GoodDeviation
     good_scores: Values
     point_threshold: float
@@ -155,7 +155,7 @@ class Inspector:
         part: str = "part",
         nominal: Scan | None = None,
         expert: Expert | None = None,
-        track: Track = silently,
+        track: Progress = silently,
     ) -> "Inspector":
         """Learn what good specimens of a part look like.
 
@@ -219,7 +219,7 @@ class Inspector:
         *,
         part: str = "part",
         expert: Expert | None = None,
-        track: Track = silently,
+        track: Progress = silently,
     ) -> "Inspector":
         """Learn from good specimens that were observed already, at this station; see `fit`."""
         shape, settings = station.shape, station.settings

@@ -23,7 +23,7 @@ from rad3d.patches import Patches
 MEMORY_FILES = ("memory.*", "inspector.*", "labelled.*", "expert.json", "maps.*", "prompts.*", "feedback.jsonl")
 """Patterns of what may be in the folder of a memory of any kind."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Memory:
         descriptors: (n, l, c) float32.
         points_mm: (n, h, w, 3) float32, part frame.
         normals: (n, h, w, 3) float32, part frame.
+        chroma: (n, h, w, 2) float32, shares of red and green.
         directions: (n, 3) float32, from the part to the camera.
         features: (n, l, h, w, c) float16, or the file they are read from on demand.
         pictures: (n,) what the encoder saw, as WebP for people; empty bytes, or no entries at all, where not kept.
@@ -61,6 +62,7 @@ class Memory:
     descriptors: torch.Tensor
     points_mm: np.ndarray
     normals: np.ndarray
+    chroma: np.ndarray
     directions: np.ndarray
     features: torch.Tensor | Path
     pictures: tuple[bytes, ...] = ()
@@ -98,6 +100,7 @@ class Memory:
             descriptors=patches.descriptors,
             points_mm=patches.points_mm,
             normals=patches.normals,
+            chroma=patches.chroma,
             directions=patches.directions,
             features=patches.features.half(),
             pictures=tuple(pictures),
@@ -137,6 +140,7 @@ class Memory:
             descriptors=torch.cat([memory.descriptors for memory in memories]),
             points_mm=np.concatenate([memory.points_mm for memory in memories]),
             normals=np.concatenate([memory.normals for memory in memories]),
+            chroma=np.concatenate([memory.chroma for memory in memories]),
             directions=np.concatenate([memory.directions for memory in memories]),
             features=torch.cat([memory._all_features() for memory in memories]),
             pictures=tuple(picture for memory in memories for picture in memory.pictures or (b"",) * len(memory)),
@@ -164,6 +168,7 @@ class Memory:
             descriptors=self.descriptors[keep],
             points_mm=self.points_mm[keep],
             normals=self.normals[keep],
+            chroma=self.chroma[keep],
             directions=self.directions[keep],
             features=self._all_features()[torch.as_tensor(keep)],
             pictures=tuple(self.pictures[row] for row in keep) if self.pictures else (),
@@ -194,6 +199,7 @@ class Memory:
             "descriptors": self.descriptors,
             "points_mm": self.points_mm,
             "normals": self.normals,
+            "chroma": self.chroma,
             "directions": self.directions,
             "pictures": np.frombuffer(b"".join(self.pictures), np.uint8),
         }
@@ -253,6 +259,7 @@ class Memory:
                 descriptors=small["descriptors"],
                 points_mm=small["points_mm"].numpy(),
                 normals=small["normals"].numpy(),
+                chroma=small["chroma"].numpy(),
                 directions=small["directions"].numpy(),
                 features=file,
                 pictures=_pictures(small, header.get("picture_bytes", [])),

@@ -10,8 +10,8 @@ from rad3d.auxiliary import Auxiliary
 from rad3d.datasets.sample import Choice
 from rad3d.errors import Rad3dError, SettingsError
 from rad3d.expert import MRAD_NAMES, Expert, MradName
-from rad3d.fitting import Track
 from rad3d.inspector import Inspector
+from rad3d.progress import Progress
 from rad3d.result import Inspection
 from rad3d.scan import Scan
 from rad3d.settings import Settings
@@ -21,7 +21,7 @@ MethodName = Literal["rad3d", "rad3d+mrad", "mrad-tf", "mrad-ft", "mrad-clip"]
 
 
 def learn_labels(
-    root: Path, parts: tuple[str, ...], method: MradName, settings: Settings, sensor: str | None, track: Track
+    root: Path, parts: tuple[str, ...], method: MradName, settings: Settings, sensor: str | None, track: Progress
 ) -> Expert:
     """Remember a labelled data set and train the method on it."""
 

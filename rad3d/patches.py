@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from rad3d.arrays import Image, Mask, Pixels, ScoreMap
+from rad3d.arrays import Image, Indices, Mask, Pixels, ScoreMap
 from rad3d.encoder import Encoder
 from rad3d.geometry import unit
 from rad3d.view import BACKGROUND, View
@@ -16,6 +16,10 @@ ARTEFACT_FACTOR, ARTEFACT_DEVIATIONS = 1.25, 6.0
 """Of `clip-b16-q8` 0.3 to 5 % of a part's patches have 0.6 times the usual norm, and next to none 0.7 to 0.9 times."""
 SAMPLES_PER_PATCH = 4
 """Surface samples along each side of a patch, of which the one nearest its middle places it."""
+CHROMA_SAMPLES = 8
+"""Pixels along each side of a patch over which its colour is averaged."""
+LEAST_SHOWN = 0.25
+"""Share of a patch that has to show the part for its colour to count."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Patches:
         features: (n, l, h, w, c) float32 patch tokens, unit length.
         points_mm: (n, h, w, 3) float32 surface position, NaN where the patch shows no surface.
         normals: (n, h, w, 3) float32.
+        chroma: (n, h, w, 2) float32 shares of red and green in the part's colour, NaN where the patch hardly shows it.
         directions: (n, 3) float32 unit vector from the part to the camera, NaN for an image without a cloud.
         windows: where each row lies in its view's image.
         view_index: (n,) which view each row shows.
@@ -46,6 +51,7 @@ class Patches:
     features: torch.Tensor
     points_mm: np.ndarray
     normals: np.ndarray
+    chroma: np.ndarray
     directions: np.ndarray
     windows: tuple[Window, ...]
     view_index: np.ndarray
@@ -133,9 +139,7 @@ def place(view: View, window: Window, grid_hw: tuple[int, int]) -> tuple[np.ndar
     empty = np.full((h, w, 3), np.nan, np.float32)
     if view.points_mm is None:
         return empty, empty
-    pixels = np.floor(patch_centres(window, grid_hw, s)).astype(int)
-    inside = ((pixels >= 0) & (pixels < np.array(view.size_hw[::-1]))).all(axis=-1)
-    x, y = np.where(inside, pixels[..., 0], 0), np.where(inside, pixels[..., 1], 0)
+    x, y, inside = _samples(view, window, grid_hw, s)
     offset = (np.arange(s) + 0.5 - s / 2) ** 2
     order = np.argsort((offset[:, None] + offset[None]).ravel(), kind="stable")
 
@@ -150,6 +154,33 @@ def place(view: View, window: Window, grid_hw: tuple[int, int]) -> tuple[np.ndar
         chosen = np.take_along_axis(per_patch(values[y, x]), best, axis=2)[:, :, 0]
         results.append(np.where(shown, chosen, np.nan).astype(np.float32))
     return results[0], results[1]
+
+
+def _samples(view: View, window: Window, grid_hw: tuple[int, int], per_side: int) -> tuple[Indices, Indices, Mask]:
+    """Column and row of the pixels at evenly spaced samples of each patch, and which lie in the image."""
+    pixels = np.floor(patch_centres(window, grid_hw, per_side)).astype(int)
+    inside = ((pixels >= 0) & (pixels < np.array(view.size_hw[::-1]))).all(axis=-1)
+    return np.where(inside, pixels[..., 0], 0), np.where(inside, pixels[..., 1], 0), inside
+
+
+def chroma(view: View, window: Window, grid_hw: tuple[int, int]) -> np.ndarray:
+    """Mean shares (h, w, 2) of red and green in the part's colour that each patch shows, NaN where it shows little.
+
+    Pixels at the outline are a mixture with what lies behind, and are left out.
+    """
+    from scipy import ndimage
+
+    (h, w), s = grid_hw, CHROMA_SAMPLES
+    if view.points_mm is None:
+        return np.full((h, w, 2), np.nan, np.float32)
+    x, y, inside = _samples(view, window, grid_hw, s)
+    shown = inside & ndimage.binary_erosion(view.mask)[y, x]
+    colours = view.image[y, x].astype(np.float32) + 1  # black has no colour
+    shares = np.where(shown[..., None], colours[..., :2] / colours.sum(axis=-1, keepdims=True), 0)
+    count = shown.reshape(h, s, w, s).sum(axis=(1, 3))[..., None]
+    total = shares.reshape(h, s, w, s, 2).sum(axis=(1, 3))
+    enough = count >= LEAST_SHOWN * s * s
+    return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=enough))
 
 
 def artefacts(norms: np.ndarray, on_part: np.ndarray) -> np.ndarray:
@@ -195,6 +226,7 @@ def encode_views(views: Sequence[View], encoder: Encoder, mm_per_patch: float | 
         features=torch.nn.functional.normalize(tokens.patches, dim=-1),
         points_mm=np.array([points for points, _ in placed], np.float32).reshape(shape),
         normals=np.array([normals for _, normals in placed], np.float32).reshape(shape),
+        chroma=np.array([chroma(views[i], w, grid_hw) for i, w in chosen], np.float32).reshape(*shape[:3], 2),
         directions=np.array(directions, np.float32).reshape(-1, 3),
         windows=tuple(window for _, window in chosen),
         view_index=np.array([index for index, _ in chosen], int),

@@ -26,6 +26,7 @@ class PlacedPatches:
     Args:
         points_mm: (n, 3) float32.
         normals: (n, 3) float32.
+        chroma: (n, 2) float32 shares of red and green, NaN where unknown.
         directions: (n, 3) float32 from the part to the camera.
         features: (n, l, c), unit length; float16 in a memory.
         specimen: (n,) which specimen of the memory; -1 for a query.
@@ -34,6 +35,7 @@ class PlacedPatches:
 
     points_mm: Points
     normals: Points
+    chroma: np.ndarray
     directions: Points
     features: torch.Tensor
     specimen: Indices
@@ -50,23 +52,21 @@ class PlacedPatches:
     @staticmethod
     def of_query(patches: Patches) -> "PlacedPatches":
         """The placed patches of a specimen to be judged."""
-        rows = np.full(len(patches.view_index), -1)
-        return _placed(patches.points_mm, patches.normals, patches.directions, patches.features, rows)
+        return _placed(patches, patches.features, np.full(len(patches.view_index), -1))
 
     @staticmethod
     def of_memory(memory: Memory) -> "PlacedPatches":
         """All placed patches of a memory."""
         features = memory.features_of(np.arange(len(memory)))
-        return _placed(memory.points_mm, memory.normals, memory.directions, features, memory.specimen_index)
+        return _placed(memory, features, memory.specimen_index)
 
 
-def _placed(
-    points: np.ndarray, normals: np.ndarray, directions: np.ndarray, features: torch.Tensor, specimen: Indices
-) -> PlacedPatches:
-    position = np.argwhere(np.isfinite(points).all(axis=-1))
+def _placed(source: Patches | Memory, features: torch.Tensor, specimen: Indices) -> PlacedPatches:
+    position = np.argwhere(np.isfinite(source.points_mm).all(axis=-1))
     row, y, x = position.T
     tokens = features.permute(0, 2, 3, 1, 4)[torch.as_tensor(row), torch.as_tensor(y), torch.as_tensor(x)]
-    return PlacedPatches(points[row, y, x], normals[row, y, x], directions[row], tokens, specimen[row], position)
+    points, normals, chroma = (values[row, y, x] for values in (source.points_mm, source.normals, source.chroma))
+    return PlacedPatches(points, normals, chroma, source.directions[row], tokens, specimen[row], position)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,18 +143,19 @@ VIEW_MM = 6.0
 def usual_scores(
     query: PlacedPatches, remembered: PlacedPatches, scores: Values, allowed: Flags | None = None
 ) -> tuple[Values, Values]:
-    """Mean and standard deviation (q,) of good patches' scores (n,) at each query patch's place, seen alike.
+    """Mean and standard deviation (..., q) of good patches' scores (..., n) at each query patch's place, seen alike.
 
     The `USUAL_PATCHES` nearest count, by place on the part and line of sight together.
     """
     kept = np.arange(len(remembered)) if allowed is None else np.flatnonzero(allowed)
     if not len(kept):
-        return np.full(len(query), np.nan), np.full(len(query), np.nan)
+        nothing = np.full((*scores.shape[:-1], len(query)), np.nan)
+        return nothing, nothing
     tree = cKDTree(_place_and_sight(remembered)[kept])
     k = min(USUAL_PATCHES, len(kept))
     _, nearest = tree.query(_place_and_sight(query), k=k, workers=-1)
-    found = scores[kept][nearest.reshape(len(query), k)]
-    return found.mean(axis=1), found.std(axis=1)
+    found = scores[..., kept][..., nearest.reshape(len(query), k)]
+    return found.mean(axis=-1), found.std(axis=-1)
 
 
 def _place_and_sight(patches: PlacedPatches) -> np.ndarray:

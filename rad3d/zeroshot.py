@@ -111,6 +111,7 @@ def _windows(views: tuple[View, ...], expert: Expert, settings: Settings) -> Pat
         torch.zeros(len(chosen), 0, *expert.encoder.grid_hw, 0),
         nowhere,
         nowhere,
+        nowhere[..., :2],
         np.full((len(chosen), 3), np.nan, np.float32),
         tuple(window for _, window in chosen),
         np.array([index for index, _ in chosen], int),

@@ -38,7 +38,7 @@ def reference(flange):
 @pytest.fixture(scope="module")
 def remembered(flange):
     shape = ReferenceShape(flange[0].nominal.surface)
-    return Remembered(None, None, 0.0, shape, GoodDeviation(np.zeros((2, len(shape.surface.points_mm)))), 0.05)
+    return Remembered(None, None, (0.0, 0.0), shape, GoodDeviation(np.zeros((2, len(shape.surface.points_mm)))), 0.05)
 
 
 @pytest.fixture(scope="module")

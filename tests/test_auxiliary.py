@@ -20,13 +20,13 @@ from rad3d.encoder import ClipFeatures, Encoder
 from rad3d.errors import DatasetError, MemoryFormatError, SettingsError, WeightsError
 from rad3d.evaluate import evaluate
 from rad3d.expert import Expert
-from rad3d.fitting import silently
 from rad3d.io import read_scan
 from rad3d.labelled import LabelledMemory
 from rad3d.looks import mask_at
 from rad3d.methods import judge_of
 from rad3d.mrad import Examples, image_scores, pixel_maps, score_train_free
 from rad3d.ply import write_ply
+from rad3d.progress import silently
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 from rad3d.view import View
 from rad3d.zeroshot import inspect_zero_shot

@@ -47,9 +47,8 @@ def whole_views(count):
     window = Window(0, 0, SIZE_HW[1], SIZE_HW[0])
     empty = np.zeros((count, *GRID, 3), np.float32)
     features = torch.zeros(count, 1, *GRID, 2)
-    return Patches(
-        torch.zeros(count, 1, 2), features, empty, empty, np.zeros((count, 3)), (window,) * count, np.arange(count)
-    )
+    places = (empty, empty, empty[..., :2], np.zeros((count, 3)))
+    return Patches(torch.zeros(count, 1, 2), features, *places, (window,) * count, np.arange(count))
 
 
 def test_a_score_lands_where_its_pixel_looks():

@@ -19,6 +19,7 @@ def one(name, rows=2, seed=0, fingerprint="clip/448/l3"):
         features=torch.from_numpy(rng.standard_normal((rows, 2, 3, 5, 4))).float(),
         points_mm=rng.standard_normal((rows, 3, 5, 3)).astype(np.float32),
         normals=rng.standard_normal((rows, 3, 5, 3)).astype(np.float32),
+        chroma=rng.random((rows, 3, 5, 2)).astype(np.float32),
         directions=rng.standard_normal((rows, 3)).astype(np.float32),
         windows=(Window(0, 0, 5, 3),) * rows,
         view_index=np.arange(rows),
@@ -37,6 +38,7 @@ def same(a, b):
         and np.array_equal(a.specimen_index, b.specimen_index)
         and np.array_equal(a.points_mm, b.points_mm)
         and np.array_equal(a.normals, b.normals)
+        and np.array_equal(a.chroma, b.chroma)
         and np.array_equal(a.directions, b.directions)
         and torch.equal(a.descriptors, b.descriptors)
         and torch.equal(a.features_of(rows), b.features_of(rows))

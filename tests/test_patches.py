@@ -1,5 +1,6 @@
 """Patches that say nothing of their place are not compared."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from rad3d.camera import Camera
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.geometry import look_at
-from rad3d.patches import artefacts, encode_views
+from rad3d.patches import Window, artefacts, chroma, encode_views
 from rad3d.render import renderer_for
 from rad3d.settings import EncoderSettings
 
@@ -54,3 +55,23 @@ def test_an_artefact_has_no_position():
     found = encode_views([view], Encoder())
     lost = np.isfinite(plain.points_mm).all(axis=-1) & ~np.isfinite(found.points_mm).all(axis=-1)
     assert np.argwhere(lost).tolist() == [[0, row, column]]
+
+
+def test_chroma_is_the_parts_own_and_brightness_does_not_matter():
+    """A red part left, a blue one right, on yellow ground; the shadow on the left changes nothing."""
+    scan = make_specimen("bracket", 0).scan
+    camera = Camera.from_field_of_view((64, 64), 0.8, look_at(np.array([80.0, -100, 90]), np.zeros(3)))
+    (view,) = renderer_for(scan).render([camera])
+    image = np.where(np.arange(64)[:, None] < 32, np.uint8([200, 40, 40]), np.uint8([20, 60, 120]))
+    image = np.broadcast_to(image, (64, 64, 3)).copy()
+    image[:20] //= 2
+    image[~view.mask] = (250, 250, 0)
+    found = chroma(replace(view, image=image), Window(-32, 0, 128, 64), (8, 16))
+    shown = np.isfinite(found).all(axis=-1)
+    assert shown[:, 4:12].any()
+    assert not shown[:, :4].any()
+    assert not shown[:, 12:].any()
+    left, right = found[:, 4:8][shown[:, 4:8]], found[:, 8:12][shown[:, 8:12]]
+    np.testing.assert_allclose(left, np.broadcast_to([200 / 280, 40 / 280], left.shape), atol=0.01)
+    np.testing.assert_allclose(right, np.broadcast_to([20 / 200, 60 / 200], right.shape), atol=0.01)
+    assert np.isnan(chroma(replace(view, points_mm=None, normals=None), Window(0, 0, 64, 64), (8, 8))).all()

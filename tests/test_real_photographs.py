@@ -28,6 +28,7 @@ def encoded(encoder, files):
         torch.nn.functional.normalize(tokens.patches, dim=-1),
         unknown,
         unknown,
+        unknown[..., :2],
         np.full((n, 3), np.nan, np.float32),
         (Window(0, 0, 448, 448),) * n,
         np.arange(n),

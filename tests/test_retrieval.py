@@ -18,6 +18,7 @@ def random_patches(rng, rows=3, layers=2, hw=(5, 4), channels=8):
         features=normal(torch.from_numpy(rng.standard_normal((rows, layers, h, w, channels))).float(), dim=-1),
         points_mm=rng.standard_normal((rows, h, w, 3)).astype(np.float32),
         normals=rng.standard_normal((rows, h, w, 3)).astype(np.float32),
+        chroma=rng.random((rows, h, w, 2)).astype(np.float32),
         directions=np.float32(np.eye(3)[np.arange(rows) % 3]),
         windows=(Window(0, 0, w, h),) * rows,
         view_index=np.arange(rows),

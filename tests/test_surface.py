@@ -21,7 +21,13 @@ def placed(rng, count, size_mm=20.0, specimens=3):
     views = rng.integers(0, 4, count)  # patches of one view share its line of sight
     position = np.stack([views, np.zeros(count, int), np.zeros(count, int)], axis=1)
     return PlacedPatches(
-        points, directions(), directions()[views], features, rng.integers(0, specimens, count), position
+        points,
+        directions(),
+        rng.random((count, 2)),
+        directions()[views],
+        features,
+        rng.integers(0, specimens, count),
+        position,
     )
 
 
@@ -48,6 +54,7 @@ def test_a_patch_from_elsewhere_on_the_part_is_no_answer():
     moved = PlacedPatches(
         elsewhere[None],
         remembered.normals[far][None],
+        remembered.chroma[far][None],
         remembered.directions[far][None],
         remembered.features[far][None],
         np.array([-1]),
@@ -73,6 +80,7 @@ def test_a_rigid_motion_of_part_and_memory_and_the_order_of_patches_do_not_matte
         return PlacedPatches(
             transform_points(pose, patches.points_mm[rows]).astype(np.float32),
             transform_directions(pose, patches.normals[rows]).astype(np.float32),
+            patches.chroma[rows],
             transform_directions(pose, patches.directions[rows]).astype(np.float32),
             patches.features[rows],
             patches.specimen[rows],

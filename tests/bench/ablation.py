@@ -39,8 +39,13 @@ _usual, _geometry = evidence.usual_scores, evidence._geometry
 
 def nowhere_usual(query, remembered, scores, allowed=None):
     """One mean and one spread for the whole part."""
-    known = scores if allowed is None else scores[allowed]
-    return np.full(len(query), known.mean()), np.full(len(query), known.std())
+    known = scores if allowed is None else scores[..., allowed]
+    shape = (*scores.shape[:-1], len(query))
+    return tuple(np.broadcast_to(found[..., None], shape) for found in (known.mean(axis=-1), known.std(axis=-1)))
+
+
+def no_colour(query, *_):
+    return np.zeros(len(query))
 
 
 def no_geometry(observation, remembered, verdict, good):
@@ -60,6 +65,10 @@ ABLATIONS: dict[str, tuple[Settings, dict[str, Callable]]] = {
     "without calibration by place": (SETTINGS, {"rad3d.evidence.usual_scores": nowhere_usual}),
     "without geometry": (SETTINGS, {"rad3d.evidence._geometry": no_geometry}),
     "without appearance": (SETTINGS, {"rad3d.inspector.judge_patches": no_appearance}),
+    "without colour": (
+        SETTINGS,
+        {"rad3d.evidence.colour_scores": no_colour, "rad3d.fitting.colour_scores": no_colour},
+    ),
     "without a view's level": (SETTINGS, {"rad3d.evidence.levelled": lambda unusual, _: unusual}),
     "mean over views": (replace(SETTINGS, fusion=FusionSettings(rule="mean")), {}),
     "highest view": (replace(SETTINGS, fusion=FusionSettings(rule="max")), {}),

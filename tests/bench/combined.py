@@ -21,11 +21,12 @@ from rad3d.datasets import load_samples
 from rad3d.datasets.sample import Choice
 from rad3d.deviation import GoodDeviation
 from rad3d.encoder import Encoder
-from rad3d.fitting import leave_one_out, memory_of, remember, silently
+from rad3d.fitting import leave_one_out, memory_of, remember
 from rad3d.inspector import specimen_score
 from rad3d.io import read_scan
 from rad3d.memory import Memory
 from rad3d.metrics import rank
+from rad3d.progress import silently
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 from rad3d.surface import PlacedPatches, surface_scores
 

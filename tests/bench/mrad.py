@@ -99,13 +99,13 @@ def rad_row(stored, good, judged, masks):
         rows = torch.as_tensor(np.flatnonzero(rows))
         nowhere = np.full((len(rows), 28, 28, 3), np.nan, np.float32)
         none = np.full((len(rows), 3), np.nan, np.float32)
-        return Patches(stored["cls"][rows], stored["rad"][rows].float(), nowhere, nowhere, none, (),
+        return Patches(stored["cls"][rows], stored["rad"][rows].float(), nowhere, nowhere, nowhere[..., :2], none, (),
                        np.arange(len(rows)))  # fmt: skip
 
     remembered, query = patches(good), patches(judged)
     names = tuple(map(str, range(len(remembered.view_index))))
     memory = Memory("", (), remembered.view_index, names, remembered.descriptors, remembered.points_mm,
-                    remembered.normals, remembered.directions, remembered.features)  # fmt: skip
+                    remembered.normals, remembered.chroma, remembered.directions, remembered.features)  # fmt: skip
     found = score_map(rad_scores(query, memory, replace(RAD_RETRIEVAL, pos_radius=None)))
     large = torch.nn.functional.interpolate(found[:, None], masks.shape[1:], mode="bilinear", align_corners=False)
     return measured(large[:, 0].numpy(), image_score(found, TOP_SHARE).numpy(), masks)

@@ -1,0 +1,128 @@
+"""Colour: ink is told whatever the lamp; what the lamp alone does is not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rad3d.geometry import random_rotation, transform_directions, transform_points, translation
+from rad3d.pigment import colour_scores
+from rad3d.settings import SurfaceSettings
+from rad3d.surface import PlacedPatches
+
+BLUE = np.array([0.22, 0.31])
+LAMP = np.array([1 / 3, 1 / 3])
+SIDE = 16
+
+
+def cube(rng, lamp=(0.0, 0.0), specimen=-1, row=0):
+    """Three faces of a blue cube of 32 mm, each with its share of the lamp's own colour; (k, 2) patches of 2 mm."""
+    grid = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=-1).reshape(-1, 2) * 2.0
+    points, normals, chroma = [], [], []
+    for axis, share in enumerate((*lamp, 0.0)):
+        face = np.insert(grid, axis, 0.0, axis=1)
+        points.append(face)
+        normals.append(np.tile(-np.eye(3)[axis], (len(face), 1)))
+        chroma.append((1 - share) * BLUE + share * LAMP + 0.003 * rng.standard_normal((len(face), 2)))
+    count = 3 * SIDE * SIDE
+    return PlacedPatches(
+        points_mm=(np.concatenate(points) + 0.1 * rng.standard_normal((count, 3))).astype(np.float32),
+        normals=np.concatenate(normals).astype(np.float32),
+        chroma=np.concatenate(chroma).astype(np.float32),
+        directions=np.tile(np.float32([0.6, 0.6, 0.53]), (count, 1)),
+        features=torch.zeros(count, 1, 1),
+        specimen=np.full(count, specimen),
+        position=np.stack([np.full(count, row), np.arange(count), np.zeros(count, int)], axis=1),
+    )
+
+
+def joined(parts):
+    names = ("points_mm", "normals", "chroma", "directions", "specimen", "position")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return PlacedPatches(features=torch.cat([part.features for part in parts]), **arrays)
+
+
+@pytest.fixture
+def remembered():
+    rng = np.random.default_rng(0)
+    return joined([cube(rng, (0.1 * k, 0.05), specimen=k, row=k) for k in range(4)])
+
+
+def scores(query, remembered, allowed=None):
+    return colour_scores(query, remembered, SurfaceSettings(), allowed)
+
+
+def test_a_lamp_that_no_good_specimen_saw_is_no_ink(remembered):
+    good = scores(cube(np.random.default_rng(1), (0.9, 0.6)), remembered)
+    assert np.isfinite(good).all()
+    assert good.max() < 1.5
+
+
+def test_ink_is_told_under_that_lamp(remembered):
+    query = cube(np.random.default_rng(1), (0.3, 0.5))
+    spot = np.array([40, 41, 56, 57])
+    query.chroma[spot] = (0.45, 0.30)
+    found = scores(query, remembered)
+    assert found[spot].min() > 4 * np.delete(found, spot).max()
+
+
+def test_a_white_mark_is_told_where_the_lamp_is_weaker_than_the_mark(remembered):
+    query = cube(np.random.default_rng(1), (0.3, 0.2))
+    query.chroma[[300, 301]] = LAMP
+    found = scores(query, remembered)
+    assert found[[300, 301]].min() > 2 * np.delete(found, [300, 301]).max()
+
+
+def test_light_that_reaches_part_of_a_facet_is_no_ink(remembered):
+    """A gleam on the dim face is the lamp that another face mirrors as well; were it stronger, it would be ink."""
+    query = cube(np.random.default_rng(1), (0.8, 0.0))
+    spot = SIDE * SIDE + np.array([40, 41, 56, 57])
+    query.chroma[spot] = 0.3 * BLUE + 0.7 * LAMP
+    gleam = scores(query, remembered)[spot]
+    query.chroma[: SIDE * SIDE] = BLUE  # no face mirrors anything: nothing explains it
+    assert gleam.max() < 1.5
+    assert scores(query, remembered)[spot].min() > 4
+
+
+def test_what_good_specimens_show_in_print_is_usual(remembered):
+    logo = np.array([100, 101, 116, 117])
+    count = 3 * SIDE * SIDE
+    for k in range(4):
+        remembered.chroma[k * count + logo] = (0.6, 0.2)
+    query = cube(np.random.default_rng(1), (0.2, 0.05))
+    query.chroma[logo] = (0.6, 0.2)
+    printed = scores(query, remembered)
+    query.chroma[logo] = (0.2, 0.6)
+    assert scores(query, remembered)[logo].min() > 3 * printed[logo].max()
+
+
+def test_a_specimen_left_out_does_not_answer(remembered):
+    """Alone among the remembered ones it has the ink: against itself it is usual, against the others it is not."""
+    spot = np.array([40, 41, 56, 57])
+    remembered.chroma[spot] = (0.45, 0.30)
+    own = cube(np.random.default_rng(0), (0.0, 0.05), specimen=0)
+    own.chroma[spot] = (0.45, 0.30)
+    others = remembered.specimen != 0
+    assert scores(own, remembered, others)[spot].min() > 1.5 * scores(own, remembered)[spot].max()
+
+
+def test_without_colours_nothing_is_told(remembered):
+    remembered.chroma[:] = np.nan
+    assert np.isnan(scores(cube(np.random.default_rng(1)), remembered)).all()
+    assert np.isnan(scores(cube(np.random.default_rng(1)), remembered, np.zeros(len(remembered), bool))).all()
+
+
+def test_the_frame_of_the_part_does_not_matter(remembered):
+    query = cube(np.random.default_rng(1), (0.3, 0.5))
+    query.chroma[[40, 41, 300]] = (0.45, 0.30)
+    pose = translation((30, -20, 5)) @ random_rotation(np.random.default_rng(2))
+
+    def moved(patches):
+        return replace(
+            patches,
+            points_mm=transform_points(pose, patches.points_mm).astype(np.float32),
+            normals=transform_directions(pose, patches.normals).astype(np.float32),
+        )
+
+    np.testing.assert_allclose(scores(moved(query), moved(remembered)), scores(query, remembered), rtol=1e-4)
