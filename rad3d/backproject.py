@@ -17,6 +17,9 @@ from rad3d.view import View
 BESIDE_MM = 1.0
 """So near the part a pixel without a depth may show it: the edge of a burr often returns none."""
 
+LEAST_FACING = 0.17
+"""Cosine of incidence (80 degrees) down to which a view shows what others judged; steeper normals are too unsure."""
+
 HIDING_PIXELS = 5
 """Side of the square within which a measured point hides what lies behind it."""
 
@@ -104,7 +107,7 @@ def completed(view: View, surface: Surface, overlooked: Mask | None, settings: F
     front = np.full(view.size_hw, np.inf)
     front[row[rows], column[rows]] = depth[rows]
     front = minimum_filter(front, size=HIDING_PIXELS)
-    rows = rows[overlooked[row[rows], column[rows]] & (facing[rows] >= np.cos(settings.max_incidence))]
+    rows = rows[overlooked[row[rows], column[rows]] & (facing[rows] >= LEAST_FACING)]
     pixel_mm = depth[rows] / view.camera.intrinsics[0, 0]
     tolerance = settings.depth_tolerance_mm + pixel_mm * _slope(facing[rows]) * HIDING_PIXELS / 2
     rows = rows[depth[rows] <= front[row[rows], column[rows]] + tolerance]

@@ -190,3 +190,18 @@ def test_the_projectors_shadow_is_filled_with_what_other_views_measured_there():
     assert completed(gapped, scan.surface, None, SETTINGS) is gapped
     nowhere = replace(gapped, points_mm=np.full_like(view.points_mm, np.nan))
     assert not completed(nowhere, scan.surface, ~nowhere.mask, SETTINGS).mask.any(), "its pose is not known"
+
+
+def test_a_view_shows_what_others_judged_on_surface_too_steep_for_itself():
+    """A wall at 75 degrees without any depth: this view cannot judge it, but its map can show what others said."""
+    scan = mesh_scan(plate(40, 30, 0.0))
+    steep = np.deg2rad(75)
+    eye = 1000 * np.array([np.sin(steep), 0, np.cos(steep)])
+    camera = Camera.from_field_of_view(SIZE_HW, 0.03, look_at(eye, np.zeros(3), np.array([0, 0, 1.0])))
+    view = replace(render(scan, camera), kind="captured")
+    gap = view.mask.copy()
+    gap[:, 60:] = False
+    gapped = replace(view, points_mm=np.where(gap[..., None], np.float32(np.nan), view.points_mm))
+    assert not visible(gapped, scan.surface, SETTINGS)[0][scan.surface.normals[:, 2] > 0.999].any()
+    found = completed(gapped, scan.surface, ~gapped.mask, SETTINGS)
+    assert found.mask[gap].any()
