@@ -204,4 +204,4 @@ def test_a_view_shows_what_others_judged_on_surface_too_steep_for_itself():
     gapped = replace(view, points_mm=np.where(gap[..., None], np.float32(np.nan), view.points_mm))
     assert not visible(gapped, scan.surface, SETTINGS)[0][scan.surface.normals[:, 2] > 0.999].any()
     found = completed(gapped, scan.surface, ~gapped.mask, SETTINGS)
-    assert found.mask[gap].any()
+    assert found.mask[gap].mean() > 0.3, "points in one of three pixels, between which maps are filled"
