@@ -10,6 +10,7 @@ from rad3d.arrays import Faces, Indices, Points, Values
 from rad3d.geometry import bounding_sphere
 from rad3d.result import Inspection
 from rad3d.viewers.colours import Quantity, quantities
+from rad3d.viewers.outlook import Outlook
 
 WELD = 1e-6
 """Vertices nearer than this share of the part's size are one."""
@@ -44,6 +45,11 @@ class Display:
         """Centre and radius in mm."""
         centre, radius = bounding_sphere(self.vertices_mm.astype(float))
         return centre, radius or 1.0
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """Finds where a place of it is seen from."""
+        return Outlook(self.vertices_mm, self.faces)
 
     @cached_property
     def tree(self) -> cKDTree:

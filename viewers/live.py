@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from rad3d.scan import Scan
 from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, Quantity, colour_stops, quantities
 from rad3d.viewers.display import thinned
 from rad3d.viewers.measures import defect_measures, number
+from rad3d.viewers.outlook import Outlook
 from rad3d.viewers.pictures import close_up, on_white, overlay, pair_caption, patch_pair
 from rad3d.viewers.segmenting import Segmenter
 
@@ -67,6 +69,11 @@ class Shown:
     original: int = 0
     inspection: Inspection | None = None
     segmenter: Segmenter | None = None
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """Finds where a place of it is seen from."""
+        return Outlook(self.vertices_mm, self.faces)
 
 
 def shown(item: Inspection | Scan | Memory) -> Shown:
@@ -430,7 +437,8 @@ class Viewer:
         """Move one browser's camera to look at a defect from in front of it."""
         target = np.asarray(defect.centroid_mm) + self._offsets[index]
         reach = float(np.clip(6 * defect.extent_mm[0], 0.4 * self._radius, 2 * self._radius))
-        direction = unit(unit(np.asarray(defect.normal, float)) + np.array([0.1, -0.35, 0.25]))
+        item = self.items[index]
+        direction, reach = item.outlook.of(np.asarray(defect.centroid_mm), np.asarray(defect.normal), reach)
         start, looked = np.array(client.camera.position), np.array(client.camera.look_at)
         for step in range(1, STEPS + 1):
             share = step / STEPS

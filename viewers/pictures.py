@@ -41,9 +41,9 @@ def camera_of_defect(display: Display, defect: Defect, size_hw: tuple[int, int] 
     """From in front of the defect and a little from the side, so that its depth and surroundings can be seen."""
     _, radius = display.sphere
     reach = float(np.clip(1.1 * defect.extent_mm[0], 0.06 * radius, radius))
-    normal = unit(np.asarray(defect.normal, float)) if np.any(defect.normal) else unit(SIDES[0])
-    side = unit(np.cross(normal, [0.3, 0.5, 0.8]))
-    return _towards(np.asarray(defect.centroid_mm, float), normal + 0.35 * side, reach, size_hw)
+    centre, normal = np.asarray(defect.centroid_mm, float), np.asarray(defect.normal, float)
+    side, free = display.outlook.of(centre, normal, reach / np.sin(ANGLE / 2))
+    return _towards(centre, side, free * np.sin(ANGLE / 2), size_hw)
 
 
 def _towards(centre: Vector, side: Vector, radius: float, size_hw: tuple[int, int]) -> Camera:

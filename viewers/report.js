@@ -5,7 +5,6 @@
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
   const GREY = [128, 128, 128]; // not inspected
   const HOLE = 65535; // the step that stands for "no value"
-  const FIELD_OF_VIEW = 28; // degrees, narrow: a part looks as in a drawing
   const START = { azimuth: -2.2, elevation: 0.55 };
   const STEEPEST = Math.PI / 2 - 0.01;
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -93,7 +92,7 @@
       if (this.page.hidden) return;
       this.renderer = new THREE.WebGLRenderer({ antialias: true, alpha: true });
       this.renderer.setPixelRatio(window.devicePixelRatio);
-      this.camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 1, 10);
+      this.camera = new THREE.PerspectiveCamera(this.data.field_of_view, 1, 1, 10);
       this.camera.up.set(0, 0, 1);
       const lamp = new THREE.DirectionalLight(0xffffff, 0.5);
       lamp.position.set(-0.5, 0.9, 0.7);
@@ -214,7 +213,7 @@
 
     // The point looked at, moved so that the part follows the pointer by so many pixels.
     panned(across, down) {
-      const perPixel = 2 * this.view.distance * Math.tan(FIELD_OF_VIEW * Math.PI / 360) / this.plot.clientHeight;
+      const perPixel = 2 * this.view.distance * Math.tan(this.data.field_of_view * Math.PI / 360) / this.plot.clientHeight;
       const axes = this.camera.matrixWorld.elements;
       return this.view.target.map((value, k) => value + perPixel * (down * axes[4 + k] - across * axes[k]));
     }
@@ -249,7 +248,7 @@
 
     whole() {
       const narrow = Math.min(1, this.plot.clientWidth / (this.plot.clientHeight || 1) || 1);
-      return 1.02 * this.data.radius / Math.sin(FIELD_OF_VIEW * Math.PI / 360) / narrow;
+      return 1.02 * this.data.radius / Math.sin(this.data.field_of_view * Math.PI / 360) / narrow;
     }
 
     home() {
@@ -284,16 +283,14 @@
     }
 
     fly(index) {
-      const { at, normal, size } = this.data.defects[index];
+      const { at, side, distance } = this.data.defects[index];
       for (const button of this.page.querySelectorAll(".fly"))
         button.setAttribute("aria-pressed", String(Number(button.dataset.defect) === index));
-      const level = Math.hypot(normal[0], normal[1]);
-      const reach = clamp(1.6 * size, 0.18 * this.data.radius, this.data.radius);
       return this.travel({
         target: [...at],
-        distance: reach / Math.sin(FIELD_OF_VIEW * Math.PI / 360),
-        azimuth: level > 0.1 ? Math.atan2(normal[1], normal[0]) : this.view.azimuth,
-        elevation: clamp(Math.atan2(normal[2], level), -1.1, 1.1), // never straight down: depth has to be seen
+        distance,
+        azimuth: Math.atan2(side[1], side[0]),
+        elevation: Math.asin(side[2]),
       });
     }
 

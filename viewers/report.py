@@ -45,6 +45,8 @@ POINTS_OF_ALL = 1_000_000
 PICTURES_OF_ALL = 800
 """View pictures over all specimens; with many specimens each shows its most telling views."""
 VIEW_PIXELS = 448
+FIELD_OF_VIEW = 28
+"""Degrees, narrow: a part looks as in a drawing."""
 FRAME_HEIGHT = 720
 
 
@@ -181,12 +183,21 @@ def _scene(display: Display, inspection: Inspection) -> dict[str, Any]:
         "faces": None if faces is None or not len(faces) else _packed(faces.astype("<u4")),
         "centre": centre.tolist(),
         "radius": radius,
+        "field_of_view": FIELD_OF_VIEW,
         "quantities": [_quantity(quantity, inspection) for quantity in display.quantities],
         "defects": [
-            {"id": d.id, "at": list(d.centroid_mm), "normal": list(d.normal), "size": d.extent_mm[0]}
+            {"id": d.id, "at": list(d.centroid_mm), "normal": list(d.normal), **_seen_from(display, d)}
             for d in inspection.defects
         ],
     }
+
+
+def _seen_from(display: Display, defect: Defect) -> dict[str, Any]:
+    """Where the page's camera flies to: a direction and a distance."""
+    radius = display.sphere[1]
+    reach = float(np.clip(1.6 * defect.extent_mm[0], 0.18 * radius, radius)) / np.sin(np.deg2rad(FIELD_OF_VIEW / 2))
+    side, free = display.outlook.of(np.asarray(defect.centroid_mm, float), np.asarray(defect.normal, float), reach)
+    return {"side": side.tolist(), "distance": free}
 
 
 def _quantity(quantity: Quantity, inspection: Inspection) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""From where a defect is seen: in front of it, past what stands there."""
+
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from rad3d.arrays import Faces, Points, Values, Vector
+from rad3d.geometry import sphere, unit
+from rad3d.render.raycast import RayCaster
+
+DIRECTIONS = 300
+STEEPEST = 0.5
+"""Cosine of 60 degrees to the normal: from further aside a defect is hardly seen."""
+LIFT = 0.004
+"""Of the way, from which on a line of sight counts: at its end it meets the surface that it looks at."""
+ASIDE = 0.35
+"""Of the normal's length, by which one looks from the side."""
+UNKNOWN = np.array([-0.55, -0.75, 0.6])
+"""From where to look at what has no normal."""
+PROBES = 64
+"""Places along a line of sight at which a cloud's points are asked for."""
+
+
+class Outlook:
+    """Looks for free lines of sight over a surface."""
+
+    def __init__(self, vertices_mm: Points, faces: Faces | None) -> None:
+        self._vertices, self._faces = vertices_mm.astype(float), faces if faces is not None and len(faces) else None
+
+    @cached_property
+    def _caster(self) -> RayCaster:
+        assert self._faces is not None
+        return RayCaster(self._vertices, self._faces)
+
+    @cached_property
+    def _tree(self) -> tuple[cKDTree, float]:
+        """Of a cloud's points, and how near one of them has to be to stand in the way."""
+        tree = cKDTree(self._vertices)
+        some = self._vertices[:: max(1, len(self._vertices) // 1000)]
+        return tree, float(np.median(tree.query(some, k=[min(2, tree.n)])[0]))
+
+    def of(self, target: Vector, normal: Vector, reach_mm: float) -> tuple[Vector, float]:
+        """Where to look from: a direction (3,), and how far the line of sight is free, at most `reach_mm`.
+
+        A little aside of the normal, so that depth is seen, or else as near to that as the way is free; where it is
+        free nowhere, from where it is free furthest.
+        """
+        facing = unit(normal) if np.any(normal) else unit(UNKNOWN)
+        first = unit(facing + ASIDE * unit(np.cross(facing, [0.3, 0.5, 0.8])))
+        around = sphere(DIRECTIONS)
+        tried = np.concatenate([first[None], around[around @ facing >= STEEPEST]])
+        tried = tried[np.argsort(-(tried @ first), kind="stable")]
+        free = self._free(target + LIFT * reach_mm * facing, tried, reach_mm)
+        best = int(np.argmax(free >= reach_mm)) if (free >= reach_mm).any() else int(np.argmax(free))
+        return tried[best], float(free[best])
+
+    def _free(self, start: Vector, directions: Points, reach_mm: float) -> Values:
+        """(n,) how far one sees from there."""
+        if self._faces is not None:
+            distance = self._caster.cast(start, directions)[1]
+        else:
+            tree, near = self._tree
+            steps = np.linspace(4 * near, reach_mm, PROBES)
+            apart = tree.query(start + steps[:, None, None] * directions, workers=-1)[0]
+            step = max(near, (steps[1] - steps[0]) / 2)
+            blocked = apart < step
+            distance = np.where(blocked.any(axis=0), steps[blocked.argmax(axis=0)], np.inf)
+        return np.asarray(np.minimum(distance, reach_mm))
