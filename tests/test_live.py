@@ -209,6 +209,7 @@ def test_a_memory_is_shown_as_its_patches(served):
         descriptors=torch.zeros(3, 1, 2),
         points_mm=points,
         normals=points,
+        chroma=points[..., :2],
         directions=np.zeros((3, 3), np.float32),
         features=torch.zeros(3, 1, 4, 5, 2),
     )
