@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 
-from rad3d.arrays import Indices, Mask, Points
+from rad3d.arrays import Flags, Indices, Mask, Points
 from rad3d.camera import Camera
 from rad3d.errors import DatasetError, ScanError
 from rad3d.scan import MM_PER_UNIT, Scan, Unit
@@ -151,7 +151,8 @@ class Sample:
         views: files of the views of captured sets, with their masks.
         scan: mesh or cloud file, or a captured folder as `rad3d.read_scan` takes it; None = made of `views`.
         labels: file with point labels, or None.
-        labels_are_points: the labels' own points are the ones to score, not those of the scan's file.
+        labels_are_points: the labels' own points are the ones to score, not those of the scan's file; they say of each
+            only whether it is defective, so that connected ones make an instance.
         unit: unit of the files' coordinates.
         scale: further factor to millimetres, for sets without a physical unit.
         nominal: CAD of the part, where there is one.
@@ -213,7 +214,7 @@ class Sample:
             if table.shape[1] < 4:
                 raise _bad_labels(self.labels, f"rows of {table.shape[1]} numbers", "rows x y z label")
             points = table[:, :3] * MM_PER_UNIT[self.unit] * self.scale
-            return PointLabels(points, table[:, 3].round().astype(np.int32))
+            return PointLabels(points, regions_of_points(points, table[:, 3].round() > 0))
         from rad3d.io import read_scan
 
         assert self.scan is not None
@@ -230,6 +231,32 @@ class Sample:
 
 def _renamed(scan: Scan, specimen: str, scale: float) -> Scan:
     return replace(scan, specimen=specimen, vertices_mm=scan.vertices_mm * scale if scale != 1 else scan.vertices_mm)
+
+
+REGION_SPACINGS = 3.0
+"""Labelled points no further apart than this, in median spacings, belong to one region."""
+
+
+def regions_of_points(points_mm: Points, labelled: Flags) -> Indices:
+    """(n,) int32 number of the region each labelled point belongs to, 0 = good.
+
+    >>> row = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [9, 0, 0], [10, 0, 0]], float)
+    >>> regions_of_points(row, np.array([True, True, False, True, True]))
+    array([1, 1, 0, 2, 2], dtype=int32)
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    result = np.zeros(len(points_mm), np.int32)
+    rows = np.flatnonzero(labelled)
+    if len(rows):
+        tree = cKDTree(points_mm[rows])
+        spacing = np.median(tree.query(points_mm[rows], k=[min(2, len(rows))])[0])
+        pairs = tree.query_pairs(REGION_SPACINGS * float(spacing), output_type="ndarray")
+        links = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(rows), len(rows)))
+        result[rows] = connected_components(links, directed=False)[1] + 1
+    return result
 
 
 def _bad_labels(path: Path, got: str, expected: str) -> DatasetError:

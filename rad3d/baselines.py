@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rad3d.arrays import Image, Values
+from rad3d.arrays import Image
 from rad3d.auxiliary import Auxiliary, look_at
 from rad3d.backproject import completed
 from rad3d.datasets.sample import Sample
@@ -21,7 +21,7 @@ from rad3d.expert import Expert, MradName
 from rad3d.inspector import Inspector, every_view, view_scores
 from rad3d.looks import cropped, load_views, need_images, part_of
 from rad3d.observe import register, seen_of_part
-from rad3d.prediction import WHOLE, Box, Prediction, ViewPrediction
+from rad3d.prediction import WHOLE, Box, PointPrediction, Prediction, ViewPrediction
 from rad3d.progress import Progress
 from rad3d.register import Registration
 from rad3d.result import ViewScores
@@ -211,7 +211,7 @@ class Mrad:
         from rad3d.zeroshot import inspect_zero_shot
 
         found = inspect_zero_shot(self._expert, scan, self._settings)
-        return Prediction(found.score, points=found.points.anomaly_score, areas_mm2=vertex_areas(scan))
+        return Prediction(found.score, points=PointPrediction.of(scan, found.points.anomaly_score))
 
 
 class Inspectors:
@@ -252,9 +252,7 @@ class Inspectors:
             complete=found.verdict != "incomplete",
             reason=found.reason,
             views=_with_maps(scan, found.views) if scan.views else (),
-            points=None if scan.views else found.points.anomaly_score,
-            areas_mm2=None if scan.views else vertex_areas(scan),
-            defect_id=None if scan.views else found.points.defect_id,
+            points=None if scan.views else PointPrediction.of(scan, found.points.anomaly_score, found.points.defect_id),
             fails=found.verdict == "fail",
             centroids_mm=np.array([d.centroid_mm for d in found.defects], float).reshape(-1, 3),
             defect_areas_mm2=np.array([d.area_mm2 for d in found.defects], float),
@@ -292,8 +290,8 @@ class Deviation:
         if scan.views:
             return self._of_views(scan, found)
         distance = np.abs(self._shape.signed_distance(scan.surface.moved(found[0].part_from_scan).points_mm))
-        points = distance[scan.surface_from_vertex]
-        return Prediction(score=_top_mean(points), points=points, areas_mm2=vertex_areas(scan))
+        scores = distance[scan.surface_from_vertex]
+        return Prediction(score=_top_mean(scores), points=PointPrediction.of(scan, scores))
 
     def _of_views(self, scan: Scan, found: Sequence[Registration]) -> Prediction:
         seen = seen_of_part(scan, found, self._shape)
@@ -382,17 +380,9 @@ def _failed(scan: Scan, reason: str) -> Prediction:
         ViewPrediction(view.name, np.nan, np.full((1, 1), np.nan, np.float32), WHOLE, part_of(view))
         for view in scan.views
     )
-    points = None if scan.views else np.full(len(scan.vertices_mm), np.nan, np.float32)
-    areas = None if scan.views else vertex_areas(scan)
-    return Prediction(
-        np.nan, False, reason, views, points, areas, centroids_mm=np.empty((0, 3)), defect_areas_mm2=np.empty(0)
-    )
-
-
-def vertex_areas(scan: Scan) -> Values:
-    """(n,) mm² that each vertex of the file stands for; vertices at one place share it."""
-    share = np.bincount(scan.surface_from_vertex, minlength=len(scan.surface.points_mm))
-    return np.asarray((scan.surface.areas_mm2 / np.maximum(share, 1))[scan.surface_from_vertex])
+    unknown = np.full(len(scan.vertices_mm), np.nan, np.float32)
+    points = None if scan.views else PointPrediction.of(scan, unknown)
+    return Prediction(np.nan, False, reason, views, points, centroids_mm=np.empty((0, 3)), defect_areas_mm2=np.empty(0))
 
 
 def _top_mean(scores: np.ndarray) -> float:

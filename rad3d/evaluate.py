@@ -31,7 +31,7 @@ from rad3d.progress import Progress, silently
 from rad3d.result import versions
 from rad3d.scoring import AUTHORS, PartScores, score_part
 from rad3d.settings import Settings
-from rad3d.viewers.figures import PRO_LIMIT, precision_recall_curve, pro_curve, roc_curve
+from rad3d.sheets import write_curves, write_worst
 
 _log = logging.getLogger(__name__)
 
@@ -176,7 +176,9 @@ def evaluate(
         skipped=skipped.files,
     )
     write(result, output)
-    _figures(result, scores, samples, output)
+    write_curves(result.title, scores, output / "curves")
+    judged = [s for s in samples if s.split == "test" and _folder(output, s).is_dir()]
+    write_worst(result.title, [(sample, _loader(output, sample)) for sample in judged], output / "worst.png")
     return result
 
 
@@ -388,76 +390,3 @@ def write(result: Evaluation, output: Path) -> None:
         lines += ["", f"{len(result.skipped)} files could not be read and were left out."]
     with atomic_file(output / "results.md") as new:
         new.write_text("\n".join(lines) + "\n")
-
-
-def _figures(result: Evaluation, scores: Mapping[str, PartScores], samples: Sequence[Sample], output: Path) -> None:
-    """Curves per part, and the worst misses and false alarms."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    for part, score in scores.items():
-        if not score.curves:
-            continue
-        figure = Figure(figsize=(12, 4), layout="constrained")
-        roc, precision, overlap = figure.subplots(1, 3)
-        for name, curve in score.curves.items():
-            exact, rate = score.values, curve["false_positive_rate"]
-            roc_curve(rate, curve["recall"], label=name, area=exact[f"{name} AUROC"], ax=roc)
-            average, shared = exact[f"{name} AP"], exact.get(f"{name} AUPRO@{PRO_LIMIT:g}")
-            precision_recall_curve(curve["recall"], curve["precision"], label=name, area=average, ax=precision)
-            if shared is not None:  # specimens and images have no regions
-                pro_curve(rate, curve["overlap"], label=name, area=shared, ax=overlap)
-        overlap.set_visible(overlap.has_data())
-        figure.suptitle(f"{result.title}, {part}", parse_math=False)
-        for suffix in ("png", "svg"):
-            with (
-                atomic_file(output / "curves" / f"{specimen_name(part)}.{suffix}") as new,
-                rc_context({"svg.fonttype": "none"}),
-            ):
-                figure.savefig(new, format=suffix, dpi=100)
-    _worst(result, [s for s in samples if s.split == "test" and _folder(output, s).is_dir()], output)
-
-
-_WORST = 4
-
-
-def _worst(result: Evaluation, samples: Sequence[Sample], output: Path) -> None:
-    """Lowest defective and highest good specimens: the view that scored highest, with its map."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from rad3d.captured import read_image
-    from rad3d.scoring import on_image
-
-    judged = [(sample, Prediction.load(_folder(output, sample))) for sample in samples if sample.views]
-    misses = sorted((j for j in judged if j[0].label), key=lambda j: _or(j[1].score, -np.inf))[:_WORST]
-    alarms = sorted((j for j in judged if not j[0].label), key=lambda j: -_or(j[1].score, np.inf))[:_WORST]
-    if not misses and not alarms:
-        return
-    figure = Figure(figsize=(3 * _WORST, 11), layout="constrained")
-    grid = figure.subplots(4, _WORST, squeeze=False)
-    for axes in grid.ravel():
-        axes.axis("off")
-    highest = max(
-        (_or(float(np.nanmax(v.scores, initial=0)), 0) for _, p in misses + alarms for v in p.views), default=1
-    )
-    for row, chosen, what in ((0, misses, "missed"), (2, alarms, "false alarm")):
-        for column, (sample, prediction) in enumerate(chosen):
-            index = max(range(len(prediction.views)), key=lambda i, v=prediction.views: _or(v[i].score, -np.inf))  # type: ignore[misc]
-            image, view = read_image(sample.views[index].image), prediction.views[index]
-            grid[row, column].imshow(image)
-            grid[row, column].set_title(f"{what}: {sample.part}\n{sample.specimen} {prediction.score:.3f}", fontsize=8)
-            grid[row + 1, column].imshow(
-                on_image(view.scores, view.box, image.shape[:2]), vmin=0, vmax=highest, cmap="magma"
-            )
-    figure.suptitle(f"{result.title}: worst misses and false alarms")
-    _save(FigureCanvasAgg(figure), output / "worst.png")
-
-
-def _or(value: float, otherwise: float) -> float:
-    return otherwise if math.isnan(value) else value
-
-
-def _save(canvas: Any, path: Path) -> None:
-    with atomic_file(path) as new:
-        canvas.print_png(str(new))

@@ -30,10 +30,10 @@ def labelled_regions(sample: Sample, prediction: Prediction) -> tuple[list[Point
     that of the view that shows most of it.
     """
     labels = sample.load_point_labels()
-    if labels is not None and prediction.areas_mm2 is not None:
+    if labels is not None and prediction.points is not None:
         names = [name for name in np.unique(labels.instance) if name > 0]
         inside = [labels.instance == name for name in names]
-        areas = np.array([prediction.areas_mm2[k].sum() for k in inside])
+        areas = np.array([prediction.points.areas_mm2[k].sum() for k in inside])
         return [labels.points_mm[k] for k in inside], areas
     if not sample.label or not sample.views:
         return [], np.empty(0)

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 
 from rad3d.arrays import Indices, Mask, Points, Pose, ScoreMap, Values
-from rad3d.errors import ResultError
+from rad3d.errors import ResultError, ScanError
 from rad3d.files import atomic_folder
+from rad3d.ply import read_ply, write_ply
+from rad3d.scan import Scan
 
 Box = tuple[float, float, float, float]
 """Left, top, width, height as shares of an image; may reach beyond it."""
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+SCORED = "scored.ply"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,45 @@ class ViewPrediction:
 
 
 @dataclass(frozen=True, eq=False)
+class PointPrediction:
+    """Scores of a mesh's or cloud's vertices, in file order; on disk a PLY that other software shows.
+
+    Args:
+        vertices_mm: (n, 3).
+        scores: (n,) NaN = not inspected.
+        areas_mm2: (n,) the surface each vertex stands for.
+        defect_id: (n,) the defect each vertex belongs to, 0 = none; None where no defects are looked for.
+    """
+
+    vertices_mm: Points
+    scores: Values
+    areas_mm2: Values
+    defect_id: Indices | None = None
+
+    @staticmethod
+    def of(scan: Scan, scores: Values, defect_id: Indices | None = None) -> "PointPrediction":
+        """Of the scan's vertices; those at one place share its surface."""
+        share = np.bincount(scan.surface_from_vertex, minlength=len(scan.surface.points_mm))
+        areas = (scan.surface.areas_mm2 / np.maximum(share, 1))[scan.surface_from_vertex]
+        return PointPrediction(scan.vertices_mm, scores, areas, defect_id)
+
+    def save(self, path: Path) -> None:
+        """Write the PLY."""
+        fields = {"anomaly_score": self.scores, "area_mm2": self.areas_mm2}
+        if self.defect_id is not None:
+            fields["defect_id"] = self.defect_id
+        write_ply(path, self.vertices_mm, fields=fields)
+
+    @staticmethod
+    def load(path: Path) -> "PointPrediction":
+        """Read what `save` wrote."""
+        ply = read_ply(path)
+        return PointPrediction(
+            ply.vertices, ply.fields["anomaly_score"], ply.fields["area_mm2"], ply.fields.get("defect_id")
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a method says of one sample.
 
@@ -47,9 +90,7 @@ class Prediction:
         complete: False when the verdict is incomplete, or inspection failed.
         reason: why not complete.
         views: per view.
-        points: (n,) scores of the scan's vertices in file order, NaN = not inspected; None for images.
-        areas_mm2: (n,) the surface each vertex stands for.
-        defect_id: (n,) the defect each vertex belongs to, 0 = none; None where no defects are looked for.
+        points: per vertex of the scan; None for images.
         fails: the calibrated verdict, None without one.
         centroids_mm: (d, 3) of the defects found.
         defect_areas_mm2: (d,).
@@ -59,9 +100,7 @@ class Prediction:
     complete: bool = True
     reason: str = ""
     views: tuple[ViewPrediction, ...] = ()
-    points: Values | None = None
-    areas_mm2: Values | None = None
-    defect_id: Indices | None = None
+    points: PointPrediction | None = None
     fails: bool | None = None
     centroids_mm: Points | None = None
     defect_areas_mm2: Values | None = None
@@ -76,6 +115,7 @@ class Prediction:
             "complete": self.complete,
             "reason": self.reason,
             "fails": self.fails,
+            "scored": self.points is not None,
             "views": [
                 {
                     "name": v.name,
@@ -88,14 +128,13 @@ class Prediction:
             "centroids_mm": None if self.centroids_mm is None else self.centroids_mm.tolist(),
             "defect_areas_mm2": None if self.defect_areas_mm2 is None else self.defect_areas_mm2.tolist(),
         }
-        with atomic_folder(folder, ("prediction.json", "points.npy", "*.tiff", "*.part.png")) as new:
+        with atomic_folder(folder, ("prediction.json", SCORED, "*.tiff", "*.part.png")) as new:
             for view in self.views:
                 tifffile.imwrite(new / f"{view.name}.tiff", view.scores.astype(np.float32), compression="zlib")
                 if view.part is not None:
                     PilImage.fromarray(view.part).save(new / f"{view.name}.part.png")
-            if self.points is not None and self.areas_mm2 is not None:
-                rows = (self.points, self.areas_mm2, *(() if self.defect_id is None else (self.defect_id,)))
-                np.save(new / "points.npy", np.stack(rows).astype(np.float32))
+            if self.points is not None:
+                self.points.save(new / SCORED)
             (new / "prediction.json").write_text(json.dumps(header, allow_nan=False) + "\n")
 
     @staticmethod
@@ -123,22 +162,18 @@ class Prediction:
                         None if pose is None else np.array(pose, float),
                     )
                 )
-            rows = list(np.load(folder / "points.npy")) if (folder / "points.npy").exists() else []
-            points, areas, defects = (*rows, None, None, None)[:3]
             found = header["centroids_mm"]
             return Prediction(
                 score=_nan(header["score"]),
                 complete=header["complete"],
                 reason=header["reason"],
                 views=tuple(views),
-                points=points,
-                areas_mm2=areas,
-                defect_id=None if defects is None else defects.astype(int),
+                points=PointPrediction.load(folder / SCORED) if header["scored"] else None,
                 fails=header["fails"],
                 centroids_mm=None if found is None else np.array(found, float).reshape(-1, 3),
                 defect_areas_mm2=None if found is None else np.array(header["defect_areas_mm2"], float),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ScanError) as error:
             raise ResultError(
                 folder,
                 expected="a prediction",

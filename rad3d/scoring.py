@@ -242,7 +242,8 @@ def _points(judged: Judged, weighted: bool) -> Iterator[_Piece]:
     for sample, load in judged:
         labels, prediction = sample.load_point_labels(), load()
         if labels is not None and prediction.points is not None:
-            yield prediction.points, labels.instance, prediction.areas_mm2 if weighted else None
+            points = prediction.points
+            yield points.scores, labels.instance, points.areas_mm2 if weighted else None
 
 
 def _found_f1(judged: Judged, weighted: bool) -> float:
@@ -250,9 +251,10 @@ def _found_f1(judged: Judged, weighted: bool) -> float:
     hits = found = labelled = 0.0
     for sample, load in judged:
         labels, prediction = sample.load_point_labels(), load()
-        if labels is not None and prediction.areas_mm2 is not None and prediction.defect_id is not None:
-            weight = prediction.areas_mm2 if weighted else np.ones(len(prediction.areas_mm2))
-            ours, theirs = prediction.defect_id > 0, labels.instance > 0
+        points = prediction.points
+        if labels is not None and points is not None and points.defect_id is not None:
+            weight = points.areas_mm2 if weighted else np.ones(len(points.areas_mm2))
+            ours, theirs = points.defect_id > 0, labels.instance > 0
             hits += float(weight[ours & theirs].sum())
             found, labelled = found + float(weight[ours].sum()), labelled + float(weight[theirs].sum())
     return 2 * hits / (found + labelled) if labelled else np.nan

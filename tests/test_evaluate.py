@@ -20,8 +20,8 @@ from rad3d.encoder import Encoder, rad_input
 from rad3d.errors import DatasetError, ResultError, ScanError
 from rad3d.evaluate import Evaluation, evaluate
 from rad3d.metrics import InstanceCounts, aupro
-from rad3d.ply import write_ply
-from rad3d.prediction import WHOLE, Prediction, ViewPrediction
+from rad3d.ply import read_ply, write_ply
+from rad3d.prediction import WHOLE, PointPrediction, Prediction, ViewPrediction
 from rad3d.scoring import AUTHORS, PIXELS, PartScores, authors_mask, on_image, score_part
 from rad3d.settings import EncoderSettings, Settings
 
@@ -382,9 +382,12 @@ def test_geometry_alone_on_clouds(tmp_path):
     assert values["specimen AUROC"] == 1.0
     assert values["point AUROC"] > 0.99
     assert values["point by area AUROC"] > 0.99
-    points = np.load(tmp_path / "out/predictions/data/d/points.npy")
-    assert points.shape == (2, 1600)
-    assert points[0][dent].min() > 0.5
+    scored = read_ply(tmp_path / "out/predictions/data/d/scored.ply")
+    np.testing.assert_allclose(scored.vertices, read_ply(tmp_path / "data/test/dent/d.ply").vertices)
+    assert scored.fields["anomaly_score"][dent].min() > 0.5
+    assert scored.fields["area_mm2"].sum() > 0
+    sheet = np.asarray(Image.open(tmp_path / "out/worst.png").convert("RGB"))
+    assert (sheet.reshape(-1, 3).std(axis=1) > 20).sum() > 500, "surfaces in colours"
     with pytest.raises(DatasetError, match="good samples"):
         evaluate("real3d", tmp_path / "none", root=cloud_set_without_training(tmp_path / "r"), method="deviation")
 
@@ -413,9 +416,11 @@ def test_points_areas_and_instances(tmp_path):
     found = [np.array([[5.0, 5.0, 0.0]]), np.array([centre, centre + 30])]
     sizes = [np.array([4.0]), np.array([areas[1][dent].sum(), 1.0])]
     ids = [(score > 0.9).astype(np.int32) for score in scores]
+    places = good.load_scan().vertices_mm
+    points = [PointPrediction(places, *of) for of in zip(scores, areas, ids, strict=True)]
     judged = [
-        (s, lambda i=i: Prediction(float(i), True, "", (), scores[i], areas[i], ids[i], bool(i), found[i], sizes[i]))
-        for i, s in enumerate((good, bad))
+        (s, lambda i=i, p=p: Prediction(float(i), True, "", (), p, bool(i), found[i], sizes[i]))
+        for i, (s, p) in enumerate(zip((good, bad), points, strict=True))
     ]
     part = score_part(judged)
     labels = np.r_[np.zeros(1600, bool), dent]
@@ -442,16 +447,17 @@ def test_predictions_come_back_as_they_were(tmp_path):
     scores[0, 0] = np.nan
     view = ViewPrediction("007", np.nan, scores, RAD_CROP, part)
     areas = np.array([0.5, 0.25])
-    points, found = np.array([np.nan, 1.0]), (np.ones((1, 3)), np.ones(1))
-    one = Prediction(np.nan, False, "why", (view,), points, areas, np.array([0, 2]), True, *found)
+    points = PointPrediction(np.eye(3)[:2], np.array([np.nan, 1.0]), areas, np.array([0, 2]))
+    one = Prediction(np.nan, False, "why", (view,), points, True, np.ones((1, 3)), np.ones(1))
     one.save(tmp_path / "p")
     back = Prediction.load(tmp_path / "p")
     np.testing.assert_array_equal(back.views[0].scores, scores)
     np.testing.assert_array_equal(back.views[0].part, part)
     assert (back.views[0].box, np.isnan(back.score), back.complete, back.reason) == (RAD_CROP, True, False, "why")
-    np.testing.assert_array_equal(back.points, one.points)
-    np.testing.assert_array_equal(back.areas_mm2, areas)
-    np.testing.assert_array_equal(back.defect_id, [0, 2])
+    np.testing.assert_array_equal(back.points.vertices_mm, points.vertices_mm)
+    np.testing.assert_array_equal(back.points.scores, points.scores)
+    np.testing.assert_array_equal(back.points.areas_mm2, areas)
+    np.testing.assert_array_equal(back.points.defect_id, [0, 2])
     assert (back.fails, back.centroids_mm.tolist()) == (True, [[1, 1, 1]])
     (tmp_path / "p" / "prediction.json").write_text("{")
     with pytest.raises(ResultError, match="evaluate again"):

@@ -30,6 +30,7 @@ TOP = [
     "baselines",
     "instances",
     "scoring",
+    "sheets",
     "evaluate",
     "demo",
     "describe",
