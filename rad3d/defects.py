@@ -167,6 +167,7 @@ def measure(
                 centroid_mm=_triple(transform_points(scan_from_part, centroid)),
                 centroid_part_mm=_triple(centroid),
                 normal=_triple(transform_directions(scan_from_part, normal)),
+                normal_part=_triple(normal),
                 area_mm2=float(area.sum()),
                 extent_mm=_triple(oriented_extent(surface.points_mm[rows])),
                 peak_score=float(points.anomaly_score[rows].max()),

@@ -46,11 +46,12 @@ DefectKind = Literal["missing material", "excess material", "surface only"]
 class Defect:
     """One connected anomalous region of the surface.
 
-    `centroid_mm` and `normal` are along the input file's axes, `centroid_part_mm` in the part frame; `extent_mm` are
-    the sides of the oriented box, largest first; `deviation_mm` is the height (positive) or depth (negative) that 5 %
-    of it exceed, `volume_mm3` the material in excess or missing (see `rad3d.defects.measure`); `geometry_share` is the
-    part of the score that the shape has, the rest is appearance; `agreement` a mean, `views_seen` the most that saw a
-    point of it; `p_value` how often a good specimen scores as high (NaN: one good specimen does not tell).
+    `centroid_mm` and `normal` are along the input file's axes, `centroid_part_mm` and `normal_part` in the part frame;
+    `extent_mm` are the sides of the oriented box, largest first; `deviation_mm` is the height (positive) or depth
+    (negative) that 5 % of it exceed, `volume_mm3` the material in excess or missing (see `rad3d.defects.measure`);
+    `geometry_share` is the part of the score that the shape has, the rest is appearance; `agreement` a mean,
+    `views_seen` the most that saw a point of it; `p_value` how often a good specimen scores as high (NaN: one good
+    specimen does not tell).
     """
 
     id: int
@@ -68,6 +69,7 @@ class Defect:
     agreement: float = math.nan
     views_seen: int = 0
     p_value: float = math.nan
+    normal_part: tuple[float, float, float] = (math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.evidence import smoothing
 from rad3d.fitting import look_from, look_of, more_complete, usable_together
-from rad3d.geometry import random_rotation, transform_points, translation
+from rad3d.geometry import random_rotation, transform_directions, transform_points, translation
 from rad3d.inspector import every_view, specimen_score
 from rad3d.patches import cut, place, windows_of
 from rad3d.ply import read_ply, write_ply
@@ -116,6 +116,9 @@ def test_a_scan_in_any_pose_gives_the_same_result(inspector, dented, found):
         moved.defects[0].centroid_part_mm,
         atol=1e-6,
     )
+    turned = transform_directions(moved.part_from_scan, np.array([moved.defects[0].normal]))[0]
+    np.testing.assert_allclose(turned, moved.defects[0].normal_part, atol=1e-6)
+    assert np.dot(moved.defects[0].normal_part, found.defects[0].normal_part) > 0.95
     both = np.isfinite(moved.points.anomaly_score) & np.isfinite(found.points.anomaly_score)
     assert np.corrcoef(moved.points.anomaly_score[both], found.points.anomaly_score[both])[0, 1] > 0.95
 

@@ -14,7 +14,8 @@ from rad3d.result import Defect, Inspection, heat_colours
 MM_PER_METRE = 1000.0
 COLUMNS = (
     *("specimen", "verdict", "defect", "x_mm", "y_mm", "z_mm", "part_x_mm", "part_y_mm", "part_z_mm"),
-    *("normal_x", "normal_y", "normal_z", "area_mm2", "length_mm", "width_mm", "height_mm", "peak_score", "mean_score"),
+    *("normal_x", "normal_y", "normal_z", "part_normal_x", "part_normal_y", "part_normal_z"),
+    *("area_mm2", "length_mm", "width_mm", "height_mm", "peak_score", "mean_score"),
     *("kind", "deviation_mm", "volume_mm3", "geometry_share", "agreement", "views_seen", "p_value"),
 )
 MATERIAL = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}, "doubleSided": True}
@@ -119,7 +120,7 @@ def write_csv(results: Sequence[Inspection], path: str | Path) -> Path:
 
 
 def _row(inspection: Inspection, defect: Defect) -> list[str | int]:
-    places = (*defect.centroid_mm, *defect.centroid_part_mm, *defect.normal)
+    places = (*defect.centroid_mm, *defect.centroid_part_mm, *defect.normal, *defect.normal_part)
     measures = (defect.area_mm2, *defect.extent_mm, defect.peak_score, defect.mean_score)
     material = (defect.deviation_mm, defect.volume_mm3, defect.geometry_share, defect.agreement)
     return [

@@ -19,7 +19,7 @@ _NAMES = {
     "geometry_share": "Share of shape",
     "p_value": "p-value",
 }
-_LEFT_OUT = ("id", "normal", "centroid_part_mm")
+_LEFT_OUT = ("id", "normal", "normal_part", "centroid_part_mm")
 
 
 def number(value: float, digits: int = 3) -> str:
