@@ -445,6 +445,7 @@ def datasets(
     /,
     size: Literal["small", "full"] = "small",
     seed: int = 0,
+    parts: tuple[str, ...] = (),
     dataset: str | None = None,
     specimens: Path | None = None,
 ) -> int:
@@ -456,6 +457,7 @@ def datasets(
         output: folder to make.
         size: of the synthetic set.
         seed: of the synthetic set.
+        parts: of the synthetic set; the dev parts, or all of the full size, where none is named.
         dataset: for check the set's name, where its layout does not tell.
         specimens: for check a map of files to specimens, to find pieces on both sides of the split.
     """
@@ -481,7 +483,7 @@ def datasets(
                 got=f"{name!r} and {output}",
                 remedy="say `rad3d datasets make machine_elements OUT`",
             )
-        write(output, size, seed=seed, progress=tracked)
+        write(output, size, seed=seed, parts=parts, progress=tracked)
         say(f"made {output}")
     return PASS
 

@@ -20,6 +20,9 @@ from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 ANOMALOUS = 3.0
 """Standard deviations above the usual at which a single view, or shape that no view shows, is found anomalous."""
 
+STRONGEST_INK = 6.0
+"""Colour tells no more than this: a patch is wider than most ink, and what lies beside it is not to be outdone."""
+
 SMOOTH_MM = 0.7
 """Radius over which the fused score is averaged: a lone noisy point is no defect."""
 
@@ -89,7 +92,7 @@ class PatchScores:
 
     Args:
         raw: 1 - cosine similarity.
-        unusual: in standard deviations of good specimens at that place; colour counts from `ANOMALOUS` on.
+        unusual: in standard deviations of good specimens at that place; of looks, or else of colour beyond `ANOMALOUS`.
     """
 
     raw: ScoreMap
@@ -127,8 +130,8 @@ def judge_patches(
         floor = 0.5 * float(np.std(remembered.chances))
         unusual += LABELLED_WEIGHT * (chances[tuple(query.position.T)] - usual) / (spread + floor)
     level = levelled(_grid(observation, query, unusual), observation.patches.view_index)
-    ink = _grid(observation, query, np.maximum(np.nan_to_num(off_colour) - ANOMALOUS, 0))
-    return PatchScores(_grid(observation, query, raw), level + ink)
+    ink = _grid(observation, query, np.minimum(off_colour - ANOMALOUS, STRONGEST_INK))
+    return PatchScores(_grid(observation, query, raw), np.where((ink > 0) & (ink > level), ink, level))
 
 
 def levelled(unusual: ScoreMap, view_index: Indices) -> ScoreMap:

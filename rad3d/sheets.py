@@ -9,7 +9,7 @@ import numpy as np
 
 from rad3d.datasets.sample import Sample
 from rad3d.files import atomic_file
-from rad3d.geometry import inverse, look_at, transform_points
+from rad3d.geometry import inverse, look_at, transform_points, unit
 from rad3d.io import specimen_name
 from rad3d.prediction import PointPrediction, ViewPrediction
 from rad3d.scoring import Judged, PartScores, on_image
@@ -92,12 +92,13 @@ def _show_view(axes: tuple["Axes", "Axes"], sample: Sample, views: Sequence[View
 
 
 def _show_points(axes: tuple["Axes", "Axes"], sample: Sample, points: PointPrediction, highest: float) -> None:
-    """The labelled points, and the scores, looked at from outside of the highest one; the nearest are drawn last."""
-    vertices, scores = points.vertices_mm.astype(float), np.nan_to_num(points.scores, nan=0.0)
+    """The labelled points, and the scores, from the flat side on which the highest one lies; the nearest drawn last."""
+    vertices, scores = points.vertices_mm - points.vertices_mm.mean(axis=0), np.nan_to_num(points.scores, nan=0.0)
     labels = sample.load_point_labels()
-    away = vertices[scores.argmax()] - vertices.mean(axis=0)
-    camera = inverse(look_at(away if np.any(away) else np.array([0.0, 0, 1]), np.zeros(3)))
-    x, y, depth = transform_points(camera, vertices - vertices.mean(axis=0)).T
+    flat = np.linalg.eigh(np.cov(vertices.T))[1][:, 0]
+    worst = vertices[scores.argmax()]
+    side = np.copysign(1.0, flat @ worst) * flat + 0.7 * unit(worst)
+    x, y, depth = transform_points(inverse(look_at(side, np.zeros(3))), vertices).T
     some = np.argsort(-depth)[:: max(1, len(depth) // DOTS)]
     instance = np.zeros(len(vertices), int) if labels is None else labels.instance
     for axis, values, top in ((axes[0], instance > 0, 1.0), (axes[1], scores, highest)):
