@@ -1,14 +1,18 @@
 """Colour: ink is told whatever the lamp; what the lamp alone does is not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from rad3d.evidence import ANOMALOUS, STRONGEST_INK, Remembered, judge_patches
 from rad3d.geometry import random_rotation, transform_directions, transform_points, translation
+from rad3d.memory import Memory, Provenance
+from rad3d.patches import Patches, Window
 from rad3d.pigment import colour_scores
-from rad3d.settings import SurfaceSettings
+from rad3d.settings import Settings, SurfaceSettings
 from rad3d.surface import PlacedPatches
 
 BLUE = np.array([0.22, 0.31])
@@ -126,3 +130,39 @@ def test_the_frame_of_the_part_does_not_matter(remembered):
         )
 
     np.testing.assert_allclose(scores(moved(query), moved(remembered)), scores(query, remembered), rtol=1e-4)
+
+
+def patches_of(cubes):
+    """The same as the encoder's patches: a view of 16 x 48 for each cube, which all look alike to the transformer."""
+    count, shape = len(cubes), (len(cubes), SIDE, 3 * SIDE)
+    features = torch.zeros(count, 1, *shape[1:], 4)
+    features[..., 0] = 1
+    return Patches(
+        descriptors=torch.zeros(count, 1, 4),
+        features=features,
+        points_mm=np.stack([one.points_mm for one in cubes]).reshape(*shape, 3),
+        normals=np.stack([one.normals for one in cubes]).reshape(*shape, 3),
+        chroma=np.stack([one.chroma for one in cubes]).reshape(*shape, 2),
+        directions=np.stack([one.directions[0] for one in cubes]),
+        windows=(Window(0, 0, 48, 16),) * count,
+        view_index=np.arange(count),
+    )
+
+
+def test_ink_counts_where_the_transformer_sees_nothing_and_never_beyond_its_limit():
+    rng = np.random.default_rng(0)
+    good = [Memory.of(patches_of([cube(rng, (0.1 * k, 0.05))]), Provenance(str(k), "", "", "", ""), ["v"], "f")
+            for k in range(4)]  # fmt: skip
+    placed = PlacedPatches.of_memory(Memory.merged(good))
+    left_out = [colour_scores(placed, placed, SurfaceSettings(), placed.specimen != k) for k in range(4)]
+    usual = np.choose(placed.specimen, left_out)
+    remembered = Remembered(placed, np.stack([0 * usual, usual]), (0.02, 0.2), None, None, 0.02)
+    query = patches_of([cube(rng, (0.2, 0.05))])
+    query.chroma[0, 5, 5:8] = (0.45, 0.30)  # ink
+    query.features[0, 0, 12, 40] = torch.tensor([0.0, 1, 0, 0])  # what only the transformer sees
+    unusual = judge_patches(SimpleNamespace(patches=query), remembered, Settings()).unusual[0]
+    assert unusual[5, 5:8].min() > ANOMALOUS
+    assert unusual[5, 5:8].max() <= STRONGEST_INK
+    assert unusual[12, 40] > 20
+    unusual[5, 5:8] = unusual[12, 40] = 0
+    assert np.abs(unusual).max() < 1
