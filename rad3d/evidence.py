@@ -21,7 +21,7 @@ ANOMALOUS = 3.0
 """Standard deviations above the usual at which a single view, or shape that no view shows, is found anomalous."""
 
 STRONGEST_INK = 6.0
-"""Colour tells no more than this: a patch is wider than most ink, and what lies beside it is not to be outdone."""
+"""Colour tells no more than this of a surface: a patch is wider than most ink, and its blur is not to outdo defects."""
 
 SMOOTH_MM = 0.7
 """Radius over which the fused score is averaged: a lone noisy point is no defect."""
@@ -92,11 +92,22 @@ class PatchScores:
 
     Args:
         raw: 1 - cosine similarity.
-        unusual: in standard deviations of good specimens at that place; of looks, or else of colour beyond `ANOMALOUS`.
+        looks: how unusual they are, in standard deviations of good specimens at that place.
+        ink: by how much colour is more unusual than `ANOMALOUS`; 0 or less where it is not.
     """
 
     raw: ScoreMap
-    unusual: ScoreMap
+    looks: ScoreMap
+    ink: ScoreMap
+
+    def unusual(self, most_ink: float = np.inf) -> ScoreMap:
+        """What tells more, looks or ink; of ink no more than `most_ink`."""
+        ink = np.minimum(self.ink, most_ink)
+        return np.asarray(np.where((ink > 0) & (ink > self.looks), ink, self.looks))
+
+    def all_usual(self) -> "PatchScores":
+        """The same patches, found usual: where looks cannot be compared."""
+        return PatchScores(self.raw, np.where(np.isnan(self.looks), np.nan, np.float32(0)), np.zeros_like(self.ink))
 
 
 def judge_patches(
@@ -130,8 +141,7 @@ def judge_patches(
         floor = 0.5 * float(np.std(remembered.chances))
         unusual += LABELLED_WEIGHT * (chances[tuple(query.position.T)] - usual) / (spread + floor)
     level = levelled(_grid(observation, query, unusual), observation.patches.view_index)
-    ink = _grid(observation, query, np.minimum(off_colour - ANOMALOUS, STRONGEST_INK))
-    return PatchScores(_grid(observation, query, raw), np.where((ink > 0) & (ink > level), ink, level))
+    return PatchScores(_grid(observation, query, raw), level, _grid(observation, query, off_colour - ANOMALOUS))
 
 
 def levelled(unusual: ScoreMap, view_index: Indices) -> ScoreMap:
@@ -168,7 +178,7 @@ def gather(
         settings: of the inspector.
         good: the specimen's own index among the remembered ones, which is then left out.
     """
-    grids = [patch_scores.unusual, patch_scores.raw]
+    grids = [patch_scores.unusual(STRONGEST_INK), patch_scores.raw]
     seen = back_project(observation.views, observation.patches, grids, observation.surface, settings.fusion)
     appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)
     raw = fuse(seen[1], "mean").score

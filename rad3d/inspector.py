@@ -235,7 +235,7 @@ class Inspector:
         evidence = []
         for index, observation in enumerate(track(observations, "calibrating")):
             patch_scores_of = judge_patches(observation, remembered, settings, good=index, chances=grids[index])
-            seen = arranged(observation, patch_scores_of.unusual, remembered, station.reference, settings.fusion)
+            seen = arranged(observation, patch_scores_of.unusual(), remembered, station.reference, settings.fusion)
             evidence.append(gather(seen, patch_scores_of, remembered, settings, good=index))
         return Inspector(
             part=part,
@@ -300,8 +300,10 @@ class Inspector:
             patch_scores = judge_patches(observation, remembered, self.settings, chances=chances)
             comparable = look_of(scan) in self.looks
             if not comparable:
-                patch_scores = replace(patch_scores, unusual=np.where(np.isnan(patch_scores.unusual), np.nan, 0))
-            observation = arranged(observation, patch_scores.unusual, remembered, self.reference, self.settings.fusion)
+                patch_scores = patch_scores.all_usual()
+            observation = arranged(
+                observation, patch_scores.unusual(), remembered, self.reference, self.settings.fusion
+            )
             evidence = gather(observation, patch_scores, remembered, self.settings)
         with clock("defects"):
             threshold, judgements, surface = self.threshold[0], active(self.log), observation.surface

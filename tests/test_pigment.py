@@ -160,7 +160,9 @@ def test_ink_counts_where_the_transformer_sees_nothing_and_never_beyond_its_limi
     query = patches_of([cube(rng, (0.2, 0.05))])
     query.chroma[0, 5, 5:8] = (0.45, 0.30)  # ink
     query.features[0, 0, 12, 40] = torch.tensor([0.0, 1, 0, 0])  # what only the transformer sees
-    unusual = judge_patches(SimpleNamespace(patches=query), remembered, Settings()).unusual[0]
+    scores_of = judge_patches(SimpleNamespace(patches=query), remembered, Settings())
+    assert scores_of.unusual()[0, 5, 5:8].max() > STRONGEST_INK
+    unusual = scores_of.unusual(STRONGEST_INK)[0]
     assert unusual[5, 5:8].min() > ANOMALOUS
     assert unusual[5, 5:8].max() <= STRONGEST_INK
     assert unusual[12, 40] > 20

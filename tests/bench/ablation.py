@@ -55,7 +55,7 @@ def no_geometry(observation, remembered, verdict, good):
 
 def no_appearance(*arguments, **named):
     found = _judged(*arguments, **named)
-    return replace(found, unusual=np.where(np.isnan(found.unusual), np.nan, 0).astype(np.float32))
+    return found.all_usual()
 
 
 _judged = evidence.judge_patches
