@@ -251,8 +251,9 @@ def regions_of_points(points_mm: Points, labelled: Flags) -> Indices:
     result = np.zeros(len(points_mm), np.int32)
     rows = np.flatnonzero(labelled)
     if len(rows):
+        places = np.unique(points_mm[rows], axis=0)  # some files repeat points
+        spacing = np.median(cKDTree(places).query(places, k=[min(2, len(places))])[0])
         tree = cKDTree(points_mm[rows])
-        spacing = np.median(tree.query(points_mm[rows], k=[min(2, len(rows))])[0])
         pairs = tree.query_pairs(REGION_SPACINGS * float(spacing), output_type="ndarray")
         links = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(rows), len(rows)))
         result[rows] = connected_components(links, directed=False)[1] + 1

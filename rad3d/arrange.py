@@ -58,7 +58,7 @@ def arranged(
 
     Args:
         observation: the specimen.
-        unusual: (n, h, w) how unusual its patches are, in standard deviations of good ones.
+        unusual: (n, h, w) how unusual its patches are in looks or colour, in standard deviations of good ones.
         remembered: the good specimens.
         reference: the part with its symmetries.
         settings: which views judge a point.

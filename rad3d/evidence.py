@@ -131,7 +131,8 @@ def judge_patches(
     others = None if own is None else ~own
     if own is None:
         raw = surface_scores(query, remembered.patches, settings.surface).raw
-        colour = colour_scores(query, remembered.patches, settings.surface)
+        view = observation.patches.view_index[query.position[:, 0]]
+        colour = colour_scores(query, view, remembered.patches, settings.surface)
     else:
         raw, colour = remembered.scores[:, own]
     usual, spread = usual_scores(query, remembered.patches, remembered.scores, others)

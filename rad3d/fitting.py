@@ -206,14 +206,20 @@ def seen_twice(scan: Scan, cameras: Sequence[Camera], shape: ReferenceShape) -> 
 def leave_one_out(
     memory: Memory, observations: Sequence[Observation], settings: Settings, track: Progress
 ) -> np.ndarray:
-    """(2, m) raw score and colour score of every remembered patch against the other specimens."""
+    """(2, m) raw score and colour score of every remembered patch against the other specimens.
+
+    A patch that hardly shows the part has no colour; it counts as the others do in the middle.
+    """
     remembered = PlacedPatches.of_memory(memory)
-    scores = np.zeros((2, len(remembered)), np.float32)
+    scores = np.full((2, len(remembered)), np.nan, np.float32)
     for index, observation in enumerate(track(observations, "comparing")):
         own = remembered.specimen == index
         query = PlacedPatches.of_query(observation.patches)
-        raw = surface_scores(query, remembered, settings.surface, ~own).raw
-        scores[:, own] = np.nan_to_num([raw, colour_scores(query, remembered, settings.surface, ~own)])
+        view = observation.patches.view_index[query.position[:, 0]]
+        scores[0, own] = np.nan_to_num(surface_scores(query, remembered, settings.surface, ~own).raw)
+        scores[1, own] = colour_scores(query, view, remembered, settings.surface, ~own)
+    known = scores[1, np.isfinite(scores[1])]
+    scores[1] = np.nan_to_num(scores[1], nan=float(np.median(known)) if len(known) else 0.0)
     return scores
 
 

@@ -163,24 +163,25 @@ def _samples(view: View, window: Window, grid_hw: tuple[int, int], per_side: int
     return np.where(inside, pixels[..., 0], 0), np.where(inside, pixels[..., 1], 0), inside
 
 
-def chroma(view: View, window: Window, grid_hw: tuple[int, int]) -> np.ndarray:
-    """Mean shares (h, w, 2) of red and green in the part's colour that each patch shows, NaN where it shows little.
+def chroma(view: View, shown: Mask, window: Window, grid_hw: tuple[int, int]) -> np.ndarray:
+    """Shares (h, w, 2) of red and green in the colour of each patch's `shown` pixels, NaN where there are few."""
+    (h, w), s = grid_hw, CHROMA_SAMPLES
+    x, y, inside = _samples(view, window, grid_hw, s)
+    counted = inside & shown[y, x]
+    colours = np.where(counted[..., None], view.image[y, x].astype(np.float32), 0)
+    count, total = (values.reshape(h, s, w, s, -1).sum(axis=(1, 3)) for values in (counted, colours))
+    light = total.sum(axis=-1, keepdims=True)
+    enough = (count >= LEAST_SHOWN * s * s) & (light > 0)
+    return np.asarray(np.divide(total[..., :2], light, out=np.full((h, w, 2), np.nan, np.float32), where=enough))
 
-    Pixels at the outline are a mixture with what lies behind, and are left out.
-    """
+
+def within_part(view: View) -> Mask:
+    """Pixels (H, W) that show the part and nothing else: at its outline colours mix with what lies behind."""
     from scipy import ndimage
 
-    (h, w), s = grid_hw, CHROMA_SAMPLES
     if view.points_mm is None:
-        return np.full((h, w, 2), np.nan, np.float32)
-    x, y, inside = _samples(view, window, grid_hw, s)
-    shown = inside & ndimage.binary_erosion(view.mask)[y, x]
-    colours = view.image[y, x].astype(np.float32) + 1  # black has no colour
-    shares = np.where(shown[..., None], colours[..., :2] / colours.sum(axis=-1, keepdims=True), 0)
-    count = shown.reshape(h, s, w, s).sum(axis=(1, 3))[..., None]
-    total = shares.reshape(h, s, w, s, 2).sum(axis=(1, 3))
-    enough = count >= LEAST_SHOWN * s * s
-    return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=enough))
+        return np.zeros(view.size_hw, bool)
+    return np.asarray(ndimage.binary_erosion(near_part(view)) & view.mask)
 
 
 def artefacts(norms: np.ndarray, on_part: np.ndarray) -> np.ndarray:
@@ -219,6 +220,7 @@ def encode_views(views: Sequence[View], encoder: Encoder, mm_per_patch: float | 
     on_part = np.array([np.isfinite(points).all(axis=-1) for points, _ in placed], bool).reshape(-1, *grid_hw)
     for (points, _), out in zip(placed, artefacts(tokens.patches.float().norm(dim=-1).numpy(), on_part), strict=True):
         points[out] = np.nan
+    within = [within_part(view) for view in views]
     directions = [_direction(views[index], points) for (index, _), (points, _) in zip(chosen, placed, strict=True)]
     shape = (len(chosen), *grid_hw, 3)
     return Patches(
@@ -226,7 +228,9 @@ def encode_views(views: Sequence[View], encoder: Encoder, mm_per_patch: float | 
         features=torch.nn.functional.normalize(tokens.patches, dim=-1),
         points_mm=np.array([points for points, _ in placed], np.float32).reshape(shape),
         normals=np.array([normals for _, normals in placed], np.float32).reshape(shape),
-        chroma=np.array([chroma(views[i], w, grid_hw) for i, w in chosen], np.float32).reshape(*shape[:3], 2),
+        chroma=np.array([chroma(views[i], within[i], w, grid_hw) for i, w in chosen], np.float32).reshape(
+            *shape[:3], 2
+        ),
         directions=np.array(directions, np.float32).reshape(-1, 3),
         windows=tuple(window for _, window in chosen),
         view_index=np.array([index for index, _ in chosen], int),

@@ -1,4 +1,4 @@
-"""Of what differs in colour from good specimens, what no light explains: ink, burns, another plastic.
+"""Of what differs in colour from good specimens, what no light explains: ink, coloured burns.
 
 A camera sees the body's own colour mixed with light that the surface mirrors (the dichromatic model: S. A. Shafer,
 Using color to separate reflection components, 1985). Brightness is left out at once. What is mirrored tints a facet as
@@ -9,7 +9,7 @@ occur, where the lamp reaches only part of a facet. Only what differs from all t
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, Points, Values
+from rad3d.arrays import Flags, Indices, Points, Values
 from rad3d.settings import SurfaceSettings
 from rad3d.surface import PlacedPatches
 
@@ -28,7 +28,11 @@ LEAST_CHROMA = 0.006
 
 
 def colour_scores(
-    query: PlacedPatches, remembered: PlacedPatches, settings: SurfaceSettings, allowed: Flags | None = None
+    query: PlacedPatches,
+    view_index: Indices,
+    remembered: PlacedPatches,
+    settings: SurfaceSettings,
+    allowed: Flags | None = None,
 ) -> Values:
     """How much each query patch's colour differs from all that is remembered there, light apart; NaN where nothing is.
 
@@ -36,6 +40,7 @@ def colour_scores(
 
     Args:
         query: patches to be judged.
+        view_index: (q,) the view that each is of.
         remembered: patches of the memory.
         settings: how far apart on the part, and how differently turned, remembered patches may be.
         allowed: (n,) remembered patches that may answer at all.
@@ -52,7 +57,7 @@ def colour_scores(
     facing = np.einsum("qc,qkc->qk", query.normals[asked], remembered.normals[rows])
     alike = (apart.reshape(len(asked), k) <= settings.radius_mm) & ~(facing < np.cos(settings.max_normal_angle))
     differs = np.where(alike[..., None], query.chroma[asked, None] - remembered.chroma[rows], np.nan)
-    view = query.position[asked, 0]
+    view = view_index[asked]
     for one in np.unique(view):
         members = np.flatnonzero((view == one) & alike.any(axis=1))
         if len(members):
@@ -82,7 +87,9 @@ def _tints(differs: Points, normals: Points) -> tuple[Points, Values]:
     >>> tints[[0, -1]].tolist(), float(varies.max())
     ([[0.0, 0.5], [0.25, 0.25]], 0.0)
     """
-    some = normals[::FACET_STEP]
+    known = np.isfinite(normals).all(axis=1)
+    some = np.concatenate([np.zeros((1, 3)), normals[known][::FACET_STEP]])  # the first stands for the whole view
+    normals = np.nan_to_num(normals)
     like = some @ normals.T >= np.cos(FACET_ANGLE)
     like |= like.sum(axis=1, keepdims=True) < FEWEST
     tints = np.stack([_median(values, like) for values in differs.T], axis=1)

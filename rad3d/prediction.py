@@ -168,7 +168,9 @@ class Prediction:
                 complete=header["complete"],
                 reason=header["reason"],
                 views=tuple(views),
-                points=PointPrediction.load(folder / SCORED) if header["scored"] else None,
+                points=PointPrediction.load(folder / SCORED)
+                if header.get("scored", (folder / "points.npy").exists())
+                else None,
                 fails=header["fails"],
                 centroids_mm=None if found is None else np.array(found, float).reshape(-1, 3),
                 defect_areas_mm2=None if found is None else np.array(header["defect_areas_mm2"], float),

@@ -58,6 +58,8 @@ def write_worst(title: str, judged: Judged, path: Path) -> None:
 
     ranked = sorted((_or(load().score, np.inf * (1 - 2 * sample.label)), n) for n, (sample, load) in enumerate(judged))
     of_label = {label: [n for _, n in ranked if judged[n][0].label == label] for label in (0, 1)}
+    if not ranked:
+        return
     misses, alarms = (
         [(judged[n][0], judged[n][1]()) for n in chosen] for chosen in (of_label[1][:WORST], of_label[0][::-1][:WORST])
     )
@@ -95,7 +97,7 @@ def _show_points(axes: tuple["Axes", "Axes"], sample: Sample, points: PointPredi
     """The labelled points, and the scores, from the flat side on which the highest one lies; the nearest drawn last."""
     vertices, scores = points.vertices_mm - points.vertices_mm.mean(axis=0), np.nan_to_num(points.scores, nan=0.0)
     labels = sample.load_point_labels()
-    flat = np.linalg.eigh(np.cov(vertices.T))[1][:, 0]
+    flat = np.linalg.eigh(vertices.T @ vertices)[1][:, 0]
     worst = vertices[scores.argmax()]
     side = np.copysign(1.0, flat @ worst) * flat + 0.7 * unit(worst)
     x, y, depth = transform_points(inverse(look_at(side, np.zeros(3))), vertices).T

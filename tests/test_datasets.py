@@ -377,7 +377,7 @@ def test_real3d_scores_the_points_of_its_labels(real3d):
 
 
 def test_labels_that_say_no_more_than_defective_are_told_apart_by_place(real3d):
-    """Two patches 5 mm apart on a scan with points every millimetre: PRO counts each as a region of its own."""
+    """Two patches 6 mm apart on a scan with points every millimetre: PRO counts each as a region of its own."""
     table = np.loadtxt(real3d / "airplane/gt/11_sink_cut.txt")
     x, y = np.meshgrid(np.arange(10.0), np.arange(8.0))
     table[:, :3] = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], 1)

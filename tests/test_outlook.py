@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from rad3d.viewers.outlook import Outlook
+from rad3d.viewers.outlook import UNKNOWN, Outlook
 
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -27,6 +27,23 @@ def test_an_open_place_is_seen_from_in_front(cloud):
 
 
 @pytest.mark.parametrize("cloud", [False, True])
+def test_the_middle_of_a_wide_mark_on_a_bulge_lies_within_the_part(cloud):
+    """A mark of 10 mm around a shaft of 10 mm radius: its centroid is more than a millimetre deep."""
+    shaft = trimesh.creation.cylinder(10, 60, sections=256)
+    vertices = trimesh.sample.sample_surface(shaft, 200_000, seed=0)[0] if cloud else np.array(shaft.vertices)
+    angle = np.linspace(-0.5, 0.5, 50)
+    centroid = np.array([10 * np.cos(angle).mean(), 0, 0])
+    side, free = Outlook(vertices, None if cloud else shaft.faces).of(centroid, np.array([1.0, 0, 0]), 80.0)
+    assert free == 80.0
+    assert side[0] > 0.9
+
+
+def test_points_closer_than_a_step_of_the_way_are_not_in_it():
+    plate = trimesh.sample.sample_surface(trimesh.creation.box((40, 40, 2)), 1_000_000, seed=0)[0]
+    assert Outlook(plate, None).of(np.array([3.0, 4, 1]), UP, 50.0)[1] == 50.0
+
+
+@pytest.mark.parametrize("cloud", [False, True])
 def test_a_wall_in_front_is_looked_past(cloud):
     walls = two_walls()
     vertices = trimesh.sample.sample_surface(walls, 60_000, seed=0)[0] if cloud else np.array(walls.vertices)
@@ -46,5 +63,6 @@ def test_where_nothing_is_free_the_camera_stays_before_what_stands_there():
 
 def test_without_a_normal_there_is_still_a_direction():
     plate = trimesh.creation.box((40, 40, 2))
-    side, _ = Outlook(np.array(plate.vertices), plate.faces).of(np.zeros(3), np.zeros(3), 50.0)
-    np.testing.assert_allclose(np.linalg.norm(side), 1)
+    side, free = Outlook(np.array(plate.vertices), plate.faces).of(np.array([0.0, 0, 1]), np.full(3, np.nan), 50.0)
+    assert side @ UNKNOWN > 0.8
+    assert free == 50.0

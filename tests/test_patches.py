@@ -9,7 +9,7 @@ import torch
 from rad3d.camera import Camera
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.geometry import look_at
-from rad3d.patches import Window, artefacts, chroma, encode_views
+from rad3d.patches import Window, artefacts, chroma, encode_views, within_part
 from rad3d.render import renderer_for
 from rad3d.settings import EncoderSettings
 
@@ -64,9 +64,9 @@ def test_chroma_is_the_parts_own_and_brightness_does_not_matter():
     (view,) = renderer_for(scan).render([camera])
     image = np.where(np.arange(64)[:, None] < 32, np.uint8([200, 40, 40]), np.uint8([20, 60, 120]))
     image = np.broadcast_to(image, (64, 64, 3)).copy()
-    image[:20] //= 2
+    image[:20] //= 6
     image[~view.mask] = (250, 250, 0)
-    found = chroma(replace(view, image=image), Window(-32, 0, 128, 64), (8, 16))
+    found = chroma(replace(view, image=image), within_part(view), Window(-32, 0, 128, 64), (8, 16))
     shown = np.isfinite(found).all(axis=-1)
     assert shown[:, 4:12].any()
     assert not shown[:, :4].any()
@@ -74,4 +74,15 @@ def test_chroma_is_the_parts_own_and_brightness_does_not_matter():
     left, right = found[:, 4:8][shown[:, 4:8]], found[:, 8:12][shown[:, 8:12]]
     np.testing.assert_allclose(left, np.broadcast_to([200 / 280, 40 / 280], left.shape), atol=0.01)
     np.testing.assert_allclose(right, np.broadcast_to([20 / 200, 60 / 200], right.shape), atol=0.01)
-    assert np.isnan(chroma(replace(view, points_mm=None, normals=None), Window(0, 0, 64, 64), (8, 8))).all()
+    bare = replace(view, points_mm=None, normals=None)
+    assert np.isnan(chroma(bare, within_part(bare), Window(0, 0, 64, 64), (8, 8))).all()
+
+
+def test_depth_that_is_missing_here_and_there_leaves_a_patch_its_colour():
+    scan = make_specimen("bracket", 0).scan
+    camera = Camera.from_field_of_view((64, 64), 0.8, look_at(np.array([80.0, -100, 90]), np.zeros(3)))
+    (view,) = renderer_for(scan).render([camera])
+    missing = np.random.default_rng(0).random((64, 64, 1)) < 0.3
+    holed = replace(view, points_mm=np.where(missing, np.float32(np.nan), view.points_mm))
+    whole, found = (np.isfinite(chroma(v, within_part(v), Window(0, 0, 64, 64), (8, 8))).all(-1) for v in (view, holed))
+    assert found[whole].mean() > 0.6, "all but those at the outline"

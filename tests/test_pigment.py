@@ -54,7 +54,7 @@ def remembered():
 
 
 def scores(query, remembered, allowed=None):
-    return colour_scores(query, remembered, SurfaceSettings(), allowed)
+    return colour_scores(query, query.position[:, 0], remembered, SurfaceSettings(), allowed)
 
 
 def test_a_lamp_that_no_good_specimen_saw_is_no_ink(remembered):
@@ -69,6 +69,23 @@ def test_ink_is_told_under_that_lamp(remembered):
     query.chroma[spot] = (0.45, 0.30)
     found = scores(query, remembered)
     assert found[spot].min() > 4 * np.delete(found, spot).max()
+
+
+def test_a_patch_without_a_normal_does_not_hide_the_facets_of_the_others(remembered):
+    query = cube(np.random.default_rng(1), (0.3, 0.5))
+    spot = np.array([40, 41, 56, 57])
+    query.chroma[spot] = (0.45, 0.30)
+    before = scores(query, remembered)
+    query.normals[8] = np.nan
+    np.testing.assert_allclose(np.delete(scores(query, remembered), 8), np.delete(before, 8), rtol=0.2, atol=0.05)
+
+
+def test_what_light_explains_is_sought_in_the_whole_view_not_in_a_tile(remembered):
+    query = cube(np.random.default_rng(1), (0.8, 0.0))
+    query.chroma[SIDE * SIDE + 40] = 0.3 * BLUE + 0.7 * LAMP
+    query.position[SIDE * SIDE :, 0] = 1  # the face that mirrors the lamp was cut into another window
+    one_view = np.zeros(len(query), int)
+    assert colour_scores(query, one_view, remembered, SurfaceSettings()).max() < 1.5
 
 
 def test_a_white_mark_is_told_where_the_lamp_is_weaker_than_the_mark(remembered):
@@ -154,7 +171,7 @@ def test_ink_counts_where_the_transformer_sees_nothing_and_never_beyond_its_limi
     good = [Memory.of(patches_of([cube(rng, (0.1 * k, 0.05))]), Provenance(str(k), "", "", "", ""), ["v"], "f")
             for k in range(4)]  # fmt: skip
     placed = PlacedPatches.of_memory(Memory.merged(good))
-    left_out = [colour_scores(placed, placed, SurfaceSettings(), placed.specimen != k) for k in range(4)]
+    left_out = [scores(placed, placed, placed.specimen != k) for k in range(4)]
     usual = np.choose(placed.specimen, left_out)
     remembered = Remembered(placed, np.stack([0 * usual, usual]), (0.02, 0.2), None, None, 0.02)
     query = patches_of([cube(rng, (0.2, 0.05))])

@@ -18,6 +18,8 @@ ASIDE = 0.35
 """Of the normal's length, by which one looks from the side."""
 UNKNOWN = np.array([-0.55, -0.75, 0.6])
 """From where to look at what has no normal."""
+CLEARANCE = 0.02
+"""Of the way, up to which a cloud's points are the defect itself."""
 PROBES = 64
 """Places along a line of sight at which a cloud's points are asked for."""
 
@@ -46,14 +48,28 @@ class Outlook:
         A little aside of the normal, so that depth is seen, or else as near to that as the way is free; where it is
         free nowhere, from where it is free furthest.
         """
+        target, normal = np.asarray(target, float), np.nan_to_num(np.asarray(normal, float))
         facing = unit(normal) if np.any(normal) else unit(UNKNOWN)
         first = unit(facing + ASIDE * unit(np.cross(facing, [0.3, 0.5, 0.8])))
         around = sphere(DIRECTIONS)
         tried = np.concatenate([first[None], around[around @ facing >= STEEPEST]])
         tried = tried[np.argsort(-(tried @ first), kind="stable")]
-        free = self._free(target + LIFT * reach_mm * facing, tried, reach_mm)
+        free = self._free(self._on_surface(target, facing) + LIFT * reach_mm * facing, tried, reach_mm)
         best = int(np.argmax(free >= reach_mm)) if (free >= reach_mm).any() else int(np.argmax(free))
         return tried[best], float(free[best])
+
+    def _on_surface(self, target: Vector, facing: Vector) -> Vector:
+        """The middle of a defect on a bulge lies within the part: the nearest surface over it, and else itself."""
+        if self._faces is None:
+            tree, near = self._tree
+            apart, nearest = tree.query(target)
+            return np.asarray(self._vertices[nearest]) if apart > near else target
+        face, out, _ = self._caster.cast(target[None], facing[None])
+        if face[0] < 0:
+            return target
+        corners = self._caster.mesh.vertices_mm[self._caster.mesh.faces[face[0]]]
+        leaves = np.cross(corners[1] - corners[0], corners[2] - corners[0]) @ facing > 0
+        return np.asarray(target + out[0] * facing) if leaves else target
 
     def _free(self, start: Vector, directions: Points, reach_mm: float) -> Values:
         """(n,) how far one sees from there."""
@@ -61,7 +77,7 @@ class Outlook:
             distance = self._caster.cast(start, directions)[1]
         else:
             tree, near = self._tree
-            steps = np.linspace(4 * near, reach_mm, PROBES)
+            steps = np.linspace(max(4 * near, CLEARANCE * reach_mm), reach_mm, PROBES)
             apart = tree.query(start + steps[:, None, None] * directions, workers=-1)[0]
             step = max(near, (steps[1] - steps[0]) / 2)
             blocked = apart < step

@@ -19,9 +19,10 @@ from rad3d.scan import Scan
 from rad3d.viewers.colours import Quantity
 from rad3d.viewers.display import Display
 from rad3d.viewers.measures import number
+from rad3d.viewers.outlook import UNKNOWN
 
 HEAT_ALPHA = 0.6
-SIDES = (np.array([-0.55, -0.75, 0.6]), np.array([0.55, 0.75, -0.6]))
+SIDES = (UNKNOWN, -UNKNOWN)
 """Two opposite directions that together show most of a part."""
 ANGLE = 0.5
 """Field of view in radians: narrow, so that a part looks as in a drawing."""
@@ -41,8 +42,8 @@ def camera_of_defect(display: Display, defect: Defect, size_hw: tuple[int, int] 
     """From in front of the defect and a little from the side, so that its depth and surroundings can be seen."""
     _, radius = display.sphere
     reach = float(np.clip(1.1 * defect.extent_mm[0], 0.06 * radius, radius))
-    centre, normal = np.asarray(defect.centroid_mm, float), np.asarray(defect.normal, float)
-    side, free = display.outlook.of(centre, normal, reach / np.sin(ANGLE / 2))
+    centre = np.asarray(defect.centroid_mm, float)
+    side, free = display.outlook.of(centre, np.asarray(defect.normal), reach / np.sin(ANGLE / 2))
     return _towards(centre, side, free * np.sin(ANGLE / 2), size_hw)
 
 
