@@ -345,7 +345,7 @@ def test_labels_speak_beside_good_specimens(memory: Path, tmp_path: Path, capsys
     inspector = Inspector.load(tmp_path / "both")
     assert inspector.expert is not None
     assert inspector.chances is not None
-    assert len(inspector.chances) == len(inspector.patch_scores)
+    assert len(inspector.chances) == inspector.patch_scores.shape[1]
     assert 0 < inspector.chances.std()
     scan = read_scan(tmp_path / "21.ply")
     found = inspector.inspect(scan)
