@@ -14,11 +14,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rad3d import Inspector
 from rad3d.datasets.machine_elements import make_specimen
-from rad3d.patches import encode_views
+from rad3d.patches import cut, windows_of
 from rad3d.render import renderer_for
 
 REPEATS = 3
@@ -29,11 +30,15 @@ def main():
     inspector = Inspector.fit(good)
     scan = make_specimen("bracket", 12, ("hole",)).scan
     views = renderer_for(scan).render(inspector.cameras)
+    size_hw, patch = inspector.encoder.settings.input_hw, inspector.encoder.patch_size
+    images = np.stack(
+        [cut(view, window, size_hw) for view in views for window in windows_of(view, size_hw, patch, None)]
+    )
     inspector.inspect(scan)
     encoder, whole, stages = [], [], []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        encode_views(views, inspector.encoder)
+        inspector.encoder.encode(images)
         encoder.append(time.perf_counter() - start)
         start = time.perf_counter()
         stages.append(inspector.inspect(scan).timings_s)
