@@ -15,6 +15,7 @@ from PIL import UnidentifiedImageError
 from rad3d.arrays import Flags, Indices, Mask, Points
 from rad3d.camera import Camera
 from rad3d.errors import DatasetError, ScanError
+from rad3d.geometry import pieces
 from rad3d.scan import MM_PER_UNIT, Scan, Unit
 from rad3d.view import View
 
@@ -244,8 +245,6 @@ def regions_of_points(points_mm: Points, labelled: Flags) -> Indices:
     >>> regions_of_points(row, np.array([True, True, False, True, True]))
     array([1, 1, 0, 2, 2], dtype=int32)
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
     result = np.zeros(len(points_mm), np.int32)
@@ -253,10 +252,7 @@ def regions_of_points(points_mm: Points, labelled: Flags) -> Indices:
     if len(rows):
         places = np.unique(points_mm[rows], axis=0)  # some files repeat points
         spacing = np.median(cKDTree(places).query(places, k=[min(2, len(places))])[0])
-        tree = cKDTree(points_mm[rows])
-        pairs = tree.query_pairs(REGION_SPACINGS * float(spacing), output_type="ndarray")
-        links = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(rows), len(rows)))
-        result[rows] = connected_components(links, directed=False)[1] + 1
+        result[rows] = pieces(points_mm[rows], REGION_SPACINGS * float(spacing)) + 1
     return result
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rad3d.arrays import Points, Pose, Vector
+from rad3d.arrays import Indices, Points, Pose, Vector
 
 
 def transform_points(target_from_source: Pose, points: np.ndarray) -> np.ndarray:
@@ -88,6 +88,21 @@ def cell_keys(points: Points, side: float) -> np.ndarray:
     """(n,) int64, the same for points in one cube of a grid from the lowest corner; up to 2 million cubes a side."""
     cell = np.floor((points - points.min(axis=0)) / side).astype(np.int64)
     return np.asarray((cell[:, 0] << 42) | (cell[:, 1] << 21) | cell[:, 2])
+
+
+def pieces(points: Points, reach: float) -> Indices:
+    """(n,) number of the piece that each point belongs to: points no further apart than `reach` are connected.
+
+    >>> pieces(np.array([[0.0, 0, 0], [1, 0, 0], [9, 0, 0], [9, 0, 0]]), 1.5)
+    array([0, 0, 1, 1], dtype=int32)
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    pairs = cKDTree(points).query_pairs(reach, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(points), len(points)))
+    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def bounding_sphere(points: Points) -> tuple[Vector, float]:

@@ -3,12 +3,10 @@
 from collections import defaultdict
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Points, Pose, Values
 from rad3d.datasets.sample import Sample, read_mask
-from rad3d.geometry import inverse, transform_points
+from rad3d.geometry import inverse, pieces, transform_points
 from rad3d.looks import load_views
 from rad3d.observe import camera_of
 from rad3d.organised import normals_of
@@ -77,7 +75,6 @@ def _apart(points: list[Points]) -> list[list[Flags]]:
     together = np.concatenate(points)
     if not len(together):
         return [[np.ones(0, bool) for _ in points]]
-    near = cKDTree(together).sparse_distance_matrix(cKDTree(together), ONE_DEFECT_MM)
-    count, piece = connected_components(near, directed=False)
+    piece = pieces(together, ONE_DEFECT_MM)
     ends = np.cumsum([len(p) for p in points])[:-1]
-    return [list(np.split(piece == number, ends)) for number in range(count)]
+    return [list(np.split(piece == number, ends)) for number in range(piece.max() + 1)]

@@ -437,8 +437,7 @@ class Viewer:
         """Move one browser's camera to look at a defect from in front of it."""
         target = np.asarray(defect.centroid_mm) + self._offsets[index]
         reach = float(np.clip(6 * defect.extent_mm[0], 0.4 * self._radius, 2 * self._radius))
-        item = self.items[index]
-        direction, reach = item.outlook.of(np.asarray(defect.centroid_mm), np.asarray(defect.normal), reach)
+        direction, reach = self.items[index].outlook.of(defect.centroid_mm, defect.normal, reach)
         start, looked = np.array(client.camera.position), np.array(client.camera.look_at)
         for step in range(1, STEPS + 1):
             share = step / STEPS

@@ -3,10 +3,11 @@
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Faces, Points, Values, Vector
-from rad3d.geometry import sphere, unit
+from rad3d.geometry import face_normals_areas, sphere, unit
 from rad3d.render.raycast import RayCaster
 
 DIRECTIONS = 300
@@ -42,20 +43,20 @@ class Outlook:
         some = self._vertices[:: max(1, len(self._vertices) // 1000)]
         return tree, float(np.median(tree.query(some, k=[min(2, tree.n)])[0]))
 
-    def of(self, target: Vector, normal: Vector, reach_mm: float) -> tuple[Vector, float]:
+    def of(self, target: ArrayLike, normal: ArrayLike, reach_mm: float) -> tuple[Vector, float]:
         """Where to look from: a direction (3,), and how far the line of sight is free, at most `reach_mm`.
 
         A little aside of the normal, so that depth is seen, or else as near to that as the way is free; where it is
         free nowhere, from where it is free furthest.
         """
-        target, normal = np.asarray(target, float), np.nan_to_num(np.asarray(normal, float))
-        facing = unit(normal) if np.any(normal) else unit(UNKNOWN)
+        middle, outwards = np.asarray(target, float), np.nan_to_num(np.asarray(normal, float))
+        facing = unit(outwards if np.any(outwards) else UNKNOWN)
         first = unit(facing + ASIDE * unit(np.cross(facing, [0.3, 0.5, 0.8])))
         around = sphere(DIRECTIONS)
         tried = np.concatenate([first[None], around[around @ facing >= STEEPEST]])
         tried = tried[np.argsort(-(tried @ first), kind="stable")]
-        free = self._free(self._on_surface(target, facing) + LIFT * reach_mm * facing, tried, reach_mm)
-        best = int(np.argmax(free >= reach_mm)) if (free >= reach_mm).any() else int(np.argmax(free))
+        free = self._free(self._on_surface(middle, facing) + LIFT * reach_mm * facing, tried, reach_mm)
+        best = int(np.argmax(free))  # no way is longer than `reach_mm`, and the first of equal ones counts
         return tried[best], float(free[best])
 
     def _on_surface(self, target: Vector, facing: Vector) -> Vector:
@@ -67,9 +68,9 @@ class Outlook:
         face, out, _ = self._caster.cast(target[None], facing[None])
         if face[0] < 0:
             return target
-        corners = self._caster.mesh.vertices_mm[self._caster.mesh.faces[face[0]]]
-        leaves = np.cross(corners[1] - corners[0], corners[2] - corners[0]) @ facing > 0
-        return np.asarray(target + out[0] * facing) if leaves else target
+        mesh = self._caster.mesh
+        normals, _ = face_normals_areas(mesh.vertices_mm, mesh.faces[face])
+        return np.asarray(target + out[0] * facing) if normals[0] @ facing > 0 else target
 
     def _free(self, start: Vector, directions: Points, reach_mm: float) -> Values:
         """(n,) how far one sees from there."""

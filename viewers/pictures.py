@@ -43,7 +43,7 @@ def camera_of_defect(display: Display, defect: Defect, size_hw: tuple[int, int] 
     _, radius = display.sphere
     reach = float(np.clip(1.1 * defect.extent_mm[0], 0.06 * radius, radius))
     centre = np.asarray(defect.centroid_mm, float)
-    side, free = display.outlook.of(centre, np.asarray(defect.normal), reach / np.sin(ANGLE / 2))
+    side, free = display.outlook.of(centre, defect.normal, reach / np.sin(ANGLE / 2))
     return _towards(centre, side, free * np.sin(ANGLE / 2), size_hw)
 
 

@@ -196,7 +196,7 @@ def _seen_from(display: Display, defect: Defect) -> dict[str, Any]:
     """Where the page's camera flies to: a direction and a distance."""
     radius = display.sphere[1]
     reach = float(np.clip(1.6 * defect.extent_mm[0], 0.18 * radius, radius)) / np.sin(np.deg2rad(FIELD_OF_VIEW / 2))
-    side, free = display.outlook.of(np.asarray(defect.centroid_mm, float), np.asarray(defect.normal, float), reach)
+    side, free = display.outlook.of(defect.centroid_mm, defect.normal, reach)
     return {"side": side.tolist(), "distance": free}
 
 
