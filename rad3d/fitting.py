@@ -155,13 +155,18 @@ def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tu
 
 
 def seen_by(observations: Sequence[Observation], surface: Surface, settings: Settings) -> Flags:
-    """What the good specimens' captured views see: the inspectable surface of captures."""
-    seen = np.zeros(len(surface.points_mm), bool)
+    """What the captured views of at least half of the good specimens see: the inspectable surface of captures.
+
+    What few of them happened to show is not asked of a new specimen, and hardly anything is known of it.
+    """
+    specimens = np.zeros(len(surface.points_mm), int)
     for observation in observations:
+        seen = np.zeros(len(surface.points_mm), bool)
         for view in observation.views:
             flags, _, cosine = visible(view, surface, settings.fusion)
             seen |= flags & (cosine >= np.cos(INSPECTABLE_INCIDENCE))
-    return seen
+        specimens += seen
+    return 2 * specimens >= max(len(observations), 1)
 
 
 def memory_of(observation: Observation, part: str, encoder: Encoder) -> Memory:

@@ -17,12 +17,13 @@ import trimesh
 from PIL import Image
 
 from rad3d import Inspector, Scan, load_result
+from rad3d.camera import Camera
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.evidence import smoothing
-from rad3d.fitting import look_from, look_of, more_complete, usable_together
-from rad3d.geometry import random_rotation, transform_directions, transform_points, translation
+from rad3d.fitting import look_from, look_of, more_complete, seen_by, usable_together
+from rad3d.geometry import look_at, random_rotation, transform_directions, transform_points, translation
 from rad3d.inspector import every_view, specimen_score
 from rad3d.patches import cut, place, windows_of
 from rad3d.ply import read_ply, write_ply
@@ -88,6 +89,24 @@ def test_what_one_of_several_has_more_is_no_gap_of_the_reference(good_scans):
     assert more_complete(surfaces, near) is None
     assert more_complete(surfaces, [near[0], far, near[0], near[0]]) is None
     assert more_complete(surfaces, [near[0], near[0], far, far]) == 2
+
+
+@pytest.mark.parametrize(("shown_from_above", "asked"), [(0, False), (1, False), (2, True)])
+def test_captures_have_to_show_what_half_of_the_good_ones_showed(shown_from_above, asked):
+    box = trimesh.creation.box((30, 30, 20)).subdivide().subdivide()
+    scan = Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces))
+
+    def captured(*eyes):
+        poses = [look_at(np.array(eye, float), np.zeros(3), np.array([0, 1.0, 0])) for eye in eyes]
+        cameras = [Camera.from_field_of_view((80, 80), 0.5, pose) for pose in poses]
+        return SimpleNamespace(views=renderer_for(scan).render(cameras))
+
+    below, above = (0, 0, -100), (0, 0, 100)
+    good = [captured(below, above)] * shown_from_above + [captured(below)] * (4 - shown_from_above)
+    seen, normals = seen_by(good, scan.surface, SMALL), scan.surface.normals
+    inside = np.abs(scan.surface.points_mm[:, :2]).max(axis=1) < 14
+    assert seen[inside & (normals[:, 2] < -0.9)].all()
+    assert (seen[inside & (normals[:, 2] > 0.9)] == asked).all()
 
 
 def test_a_remembered_specimen_looks_like_itself(inspector, good_scans):
