@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from rad3d.arrays import Flags, Indices, ScoreMap, Values
 from rad3d.backproject import back_project
@@ -22,7 +21,7 @@ from rad3d.reference import Reference
 from rad3d.register import Registration
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
-from rad3d.symmetry import about
+from rad3d.settle import equivalents
 from rad3d.view import View
 
 MARKS = 6000
@@ -30,8 +29,6 @@ MARKS = 6000
 POINTS_PER_VIEW = 24_000
 AROUND = 12
 """Neighbouring marks that are told together: views from two sides see two sides of a crack."""
-TURN_STEP = np.deg2rad(3.0)
-"""About an axis of revolution."""
 USUAL = 1.0
 """Standard deviations up to which nothing is told of a place. Lower than where a single view finds it anomalous: what
 is weak in each view but the same in all tells how they lie."""
@@ -64,7 +61,7 @@ def arranged(
         settings: which views judge a point.
     """
     trusted = [one for one in observation.registrations if one.trusted]
-    shared = _symmetries(reference)
+    shared = equivalents(reference)
     turns = [_rivals(one) if one.rivals else shared for one in trusted]
     if len(trusted) < 2 or max(map(len, turns)) < 2 or has_poses(observation.scan):
         return observation
@@ -100,16 +97,6 @@ def arranged(
 def _rivals(registration: Registration) -> Poses:
     """(k, 4, 4) what takes an ambiguous view to its rival poses, the identity first."""
     return np.stack([np.eye(4), *(rival @ inverse(registration.part_from_scan) for rival in registration.rivals)])
-
-
-def _symmetries(reference: Reference) -> Poses:
-    """(k, 4, 4) what maps the part exactly onto itself, the identity first; about an axis in steps."""
-    exact, axis = reference.symmetries.exact, reference.symmetries.axis
-    if axis is None:
-        return exact
-    angles = np.arange(0, 2 * np.pi, TURN_STEP)[:, None]
-    about_axis = about(Rotation.from_rotvec(angles * axis[1]).as_matrix(), axis[0], axis[0])
-    return np.asarray((exact[:, None] @ about_axis[None]).reshape(-1, 4, 4))
 
 
 def _places(turns: Poses, marks: Samples) -> np.ndarray:

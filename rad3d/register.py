@@ -15,6 +15,7 @@ from rad3d.icp import Poses, Samples, Target, refine_jointly
 from rad3d.query import SCAN_SAMPLES, Query, Seen, Whole, seen_of
 from rad3d.reference import JUDGED, Reference, samples_of
 from rad3d.scan import Surface
+from rad3d.settle import settled
 from rad3d.symmetry import distinct, nearest_equivalent
 from rad3d.view import View
 
@@ -286,8 +287,8 @@ def _wrong_size(ratio: float) -> str:
 def register_views(views: Sequence[View], reference: Reference) -> list[Registration]:
     """Find part_from_camera of every captured view of one specimen, each view in its own camera's frame.
 
-    Each is registered with the reference, then all are refined together. A view that cannot be registered says why;
-    none is dropped.
+    Each is registered with the reference and takes one of its equivalent poses beside the others (`rad3d.settle`); then
+    all are refined together. A view that cannot be registered says why; none is dropped.
     """
     queries: list[Seen | str] = [seen_of(view) for view in views]
     results = [
@@ -299,6 +300,12 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
             replace(result, trusted=True, rivals=()) if result.rivals and result.margin >= MIN_MARGIN else result
             for result in results
         ]
+    known = [result.part_from_scan if result.trusted else None for result in results]
+    taken = settled(views, queries, known, reference)
+    results = [
+        result if pose is None else replace(result, part_from_scan=pose)
+        for result, pose in zip(results, taken, strict=True)
+    ]
     return _refined_together(queries, results, reference)
 
 

@@ -1,0 +1,94 @@
+"""Views of a symmetric part come to lie on one table and all round it, whichever equivalent pose each was found in."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+from scipy.spatial.transform import Rotation
+
+from rad3d.camera import Camera
+from rad3d.geometry import inverse, look_at, random_rotation, transform_directions, transform_points
+from rad3d.query import seen_of
+from rad3d.reference import build_reference
+from rad3d.render import renderer_for
+from rad3d.scan import Scan
+from rad3d.settle import equivalents, settled
+from rad3d.symmetry import Symmetries
+
+SIDES = 4
+
+
+def scan_of(*meshes):
+    mesh = trimesh.util.concatenate(meshes)
+    return Scan("s", vertices_mm=np.array(mesh.vertices), faces=np.array(mesh.faces))
+
+
+def square_plate():
+    return trimesh.creation.box((40.0, 40.0, 10.0))
+
+
+def round_plate():
+    return trimesh.creation.cylinder(20.0, 10.0, sections=180)
+
+
+def turns(*rotations):
+    poses = np.tile(np.eye(4), (len(rotations), 1, 1))
+    poses[:, :3, :3] = rotations
+    return poses
+
+
+QUARTERS = Rotation.from_rotvec([[0, 0, 90 * k] for k in range(SIDES)], degrees=True).as_matrix()
+OVER = np.diag([1.0, -1.0, -1.0])
+SQUARE = Symmetries(turns(np.eye(3)), turns(*QUARTERS, *(quarter @ OVER for quarter in QUARTERS)))
+ROUND = Symmetries(turns(np.eye(3)), turns(np.eye(3), OVER), np.array([[0.0, 0, 0], [0, 0, 1]]))
+
+
+def captured(mesh, azimuths, table=True):
+    """Views of the part on its table, in their cameras' frames, and part_from_camera."""
+    floor = trimesh.creation.box((160.0, 160.0, 2.0), trimesh.transformations.translation_matrix((0, 0, -6.0)))
+    scan = scan_of(mesh, *([floor] if table else []))
+    eyes = [300 * np.array([np.cos(a) * 0.8, np.sin(a) * 0.8, 0.6]) for a in np.radians(azimuths)]
+    poses = [look_at(eye, np.zeros(3), np.array([0.0, 0, 1])) for eye in eyes]
+    cameras = [Camera.from_field_of_view((120, 120), 0.3, pose) for pose in poses]
+    views = []
+    for view, pose in zip(renderer_for(scan).render(cameras), poses, strict=True):
+        away = inverse(pose)
+        points, normals = transform_points(away, view.points_mm), transform_directions(away, view.normals)
+        views.append(replace(view, camera=None, points_mm=points.astype(np.float32), normals=normals))
+    return views, poses
+
+
+@pytest.mark.parametrize(("mesh", "symmetries"), [(square_plate(), SQUARE), (round_plate(), ROUND)])
+def test_views_lie_on_one_table_and_go_round(mesh, symmetries):
+    reference = build_reference(scan_of(mesh).surface, symmetries)
+    rng, choices = np.random.default_rng(0), equivalents(reference)
+    for specimen in range(3):  # each with its table up: what one shows can be compared with what another shows
+        views, true = captured(mesh, 10 + 90 * np.arange(SIDES))
+        found = [choices[rng.integers(len(choices))] @ pose for pose in true]
+        taken = settled(views, [seen_of(view) for view in views], found, reference)
+        ups = [now[:3, :3] @ was[2, :3] for now, was in zip(taken, true, strict=True)]  # was[2, :3]: up, in the camera
+        assert np.allclose(ups, [0, 0, 1], atol=1e-6), specimen
+        towards = np.array([pose[:3, 3] for pose in taken])
+        azimuths = np.sort(np.degrees(np.arctan2(towards[:, 1], towards[:, 0])) % 360)
+        apart = np.diff(np.append(azimuths, azimuths[0] + 360))
+        assert apart.min() > 60, specimen  # of each side of the plate there is a view
+
+
+def test_each_pose_stays_equivalent_and_unknown_ones_unknown():
+    reference = build_reference(scan_of(square_plate()).surface, SQUARE)
+    views, true = captured(square_plate(), [10, 100], table=False)
+    queries = [seen_of(views[0]), "no part in the view", seen_of(views[1])]
+    taken = settled([views[0], *views], queries, [true[0], None, true[1]], reference)
+    assert taken[1] is None
+    for pose, before in ((taken[0], true[0]), (taken[2], true[1])):
+        assert min(np.abs(turn @ before - pose).max() for turn in SQUARE.exact) < 1e-9
+
+
+def test_a_part_without_symmetry_stays_where_it_was_found():
+    alone = Symmetries(turns(np.eye(3)), turns(np.eye(3)))
+    reference = build_reference(scan_of(square_plate()).surface, alone)
+    views, _ = captured(square_plate(), [10])
+    pose = random_rotation(np.random.default_rng(1))
+    (taken,) = settled(views, [seen_of(view) for view in views], [pose], reference)
+    assert np.array_equal(taken, pose)
