@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
-from rad3d.errors import Rad3dError, ResultError, SettingsError
+from rad3d.errors import Rad3dError, ResultError, ScanError, SettingsError
 from rad3d.settings import Settings
 from rad3d.terminal import FILE_WIDTH, say, show_table, told, tracked
 
@@ -64,7 +65,7 @@ def fit(
     """
     from rad3d.expert import MRAD_NAMES
     from rad3d.feedback import check_kept
-    from rad3d.files import check_replaceable
+    from rad3d.files import check_replaceable, check_writable
     from rad3d.inspector import Inspector
     from rad3d.io import find_scans, read_scan
     from rad3d.memory import MEMORY_FILES
@@ -75,6 +76,7 @@ def fit(
             "--method", expected="labels to learn from", got=f"{method} alone", remedy="name them with --labelled"
         )
     check_replaceable(output, MEMORY_FILES)  # before the work, not after it
+    check_writable(output)
     check_kept(output, ())
     replaced = " (the memory that was there is replaced)" if (output / "memory.json").exists() else ""
     expert = None
@@ -121,6 +123,7 @@ def inspect(
         false_reject: share of good specimens that may fail, instead of the one set at fit.
         json_: print one JSON object and nothing else.
     """
+    from rad3d.files import check_writable
     from rad3d.io import find_scans
     from rad3d.methods import judge_of
 
@@ -130,6 +133,9 @@ def inspect(
     try:
         judge, rejects = judge_of(memory, method, false_reject)
         sources = find_scans(scans, sensor=sensor, spare=lambda error: errors.append(told(error)))
+        if not (sources or errors):
+            raise ScanError("SCANS", expected="at least one scan", got="none", remedy="name files, folders or globs")
+        check_writable(output)
     except Exception as error:
         if not json_:
             raise
@@ -142,6 +148,8 @@ def inspect(
             reports.append(inspection.report())
         except Exception as error:  # also a bug that one specimen meets spares the others
             errors.append(told(error, source.path))
+            if (output / source.specimen / "report.json").exists():
+                say(f"{output / source.specimen} holds the result of an earlier inspection")
             continue
         rows.append(inspection)
     if json_:
@@ -310,7 +318,6 @@ def report(
         title: its heading.
         pdf: write NAME.pdf beside it.
     """
-    from rad3d.result import find_results, load_result
     from rad3d.viewers.pdf import write_pdf
     from rad3d.viewers.report import write_report
 
@@ -321,12 +328,32 @@ def report(
             got=f"'{output.name}'",
             remedy="name the page; --pdf writes the PDF beside it",
         )
-    inspections = [load_result(folder) for folder in tracked(find_results(results), "reading results")]
+    inspections, code = read_results(results)
     written = [write_report(inspections, output, title=title)]
     if pdf:
         written.append(write_pdf(inspections, output.with_suffix(".pdf"), title=title))
     say(f"{len(inspections)} results in {' and '.join(map(str, written))}")
-    return PASS
+    return code
+
+
+def read_results(paths: Sequence[str | Path]) -> tuple[list["Inspection"], int]:
+    """The results among paths and globs, and the exit code: of several one that cannot be read spares the others."""
+    from rad3d.result import find_results, load_result
+
+    found, read, code = find_results(paths), [], PASS
+    for folder in tracked(found, "reading results"):
+        try:
+            read.append(load_result(folder))
+        except Rad3dError as error:
+            if len(found) == 1:
+                raise
+            told(error)
+            code = ERROR
+    if not read:
+        raise ResultError(
+            found[0].parent, expected="a result that can be read", got=f"{len(found)} damaged", remedy="inspect again"
+        )
+    return read, code
 
 
 def export(results: Paths, /, output: Annotated[Path, arg(aliases=["-o"])]) -> int:
@@ -336,13 +363,12 @@ def export(results: Paths, /, output: Annotated[Path, arg(aliases=["-o"])]) -> i
         results: folders written by `rad3d inspect`, or folders of them; globs work.
         output: NAME.glb or NAME.csv.
     """
-    from rad3d.result import find_results, load_result
     from rad3d.viewers.exports import write_export
 
-    found = find_results(results)
-    write_export([load_result(folder) for folder in tracked(found, "reading results")], output)
-    say(f"{len(found)} results in {output}")
-    return PASS
+    inspections, code = read_results(results)
+    write_export(inspections, output)
+    say(f"{len(inspections)} results in {output}")
+    return code
 
 
 def view(
@@ -368,7 +394,7 @@ def view(
     """
     from rad3d.io import read_scan, read_scans
     from rad3d.memory import Memory
-    from rad3d.result import find_results, holds_results, load_result
+    from rad3d.result import holds_results
     from rad3d.viewers.live import serve
 
     logging.getLogger("rad3d").setLevel(logging.INFO)
@@ -377,7 +403,7 @@ def view(
         if (Path(path) / "memory.json").exists():
             items.append(Memory.load(path))
         elif holds_results(path):
-            items += [load_result(folder) for folder in find_results([path])]
+            items += read_results([path])[0]
         else:
             items += read_scans([path], unit=unit, sensor=sensor)
     ghost = None if nominal is None else read_scan(nominal, unit=nominal_unit)
@@ -607,6 +633,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"rad3d {version('rad3d')}")
         raise SystemExit(PASS)
     logging.getLogger("rad3d.weights").setLevel(logging.INFO)  # a download is waited for
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run cleans up as an interrupted one
     try:
         code = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rad3d", description=__doc__, args=arguments)

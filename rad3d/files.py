@@ -1,6 +1,7 @@
 """Files that are complete or not there, and what identifies them."""
 
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from safetensors.numpy import save_file
 from rad3d.arrays import Colours, Faces, Points
 from rad3d.errors import ResultError, ScanError
 from rad3d.scan import Texture
+
+PARTIAL = ".partial-"
+"""How the names of what is being written begin."""
 
 
 def sha256_of(path: Path) -> str:
@@ -54,6 +58,8 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
         save_file({name: np.asarray(values, order="C") for name, values in tensors.items()}, path, metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    os.umask(mask := os.umask(0))
+    path.chmod(0o666 & ~mask)  # safetensors lets nobody else read it
 
 
 @contextmanager
@@ -77,9 +83,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
-    """A temporary sibling folder to fill, renamed to `path` at the end and removed on any exception.
+    """A temporary folder to fill, which becomes `path` at the end and is removed on any exception.
 
-    An older version is replaced; a folder that holds anything else is somebody's data.
+    The content of an older version is replaced, not the folder, which may be mounted, shared or somebody's current one;
+    a folder that holds anything else is somebody's data.
 
     Args:
         path: where it is to be.
@@ -89,18 +96,40 @@ def atomic_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
         ResultError: it cannot be written (disk full, no permission), or `path` holds something else.
     """
     path = Path(path).resolve()  # "." has no name to put a sibling beside, and a link is filled where it leads
-    partial = _partial(path)
+    older = path.exists()
+    partial = _partial(path / "new" if older else path)
     try:
+        if older:
+            check_replaceable(path, ("*",))
         partial.mkdir(parents=True)
         yield partial
-        if path.exists():
-            _replace(path, partial, own)
+        if older:
+            _refill(path, partial, own)
         else:
             partial.rename(path)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """See that a folder can be written, before the work that fills it.
+
+    Raises:
+        ResultError: it cannot.
+    """
+    path = Path(path).resolve()
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    trial = _partial(path / "new")
+    try:
+        trial.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        for folder in (trial, *made):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def check_replaceable(path: Path, own: Sequence[str]) -> None:
@@ -124,21 +153,30 @@ def check_replaceable(path: Path, own: Sequence[str]) -> None:
         )
 
 
-def _replace(path: Path, new: Path, own: Sequence[str]) -> None:
-    """Put folder `new` in the place of an older version of itself."""
-    check_replaceable(path, [*own, *(escape(item.name) for item in new.iterdir())])
-    old = _partial(path)
-    path.rename(old)
+def _refill(path: Path, new: Path, own: Sequence[str]) -> None:
+    """Put what folder `new` in it holds in the place of an older version's content."""
+    check_replaceable(path, [*own, PARTIAL + "*", *(escape(item.name) for item in new.iterdir())])
+    old = _partial(new)
+    old.mkdir()
+    aside = [item for item in path.iterdir() if item not in (new, old)]
+    put: list[Path] = []
     try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
+        for item in aside:
+            item.rename(old / item.name)
+        for item in list(new.iterdir()):
+            put.append(item.rename(path / item.name))
+    except BaseException:
+        for item in put:
+            item.rename(new / item.name)
+        for item in list(old.iterdir()):
+            item.rename(path / item.name)
+        old.rmdir()
         raise
     shutil.rmtree(old)
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".partial-{uuid.uuid4().hex[:12]}")
+    return path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:12]}")
 
 
 def _unwritable(path: Path, error: OSError) -> ResultError:

@@ -530,7 +530,7 @@ class Inspector:
                 log=read_log(folder),
                 folder=folder,
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise MemoryFormatError(
                 folder,
                 expected=f"a fitted memory of format version {FORMAT_VERSION}",

@@ -94,7 +94,7 @@ def samples_of(surface: Surface, count: int, name: str) -> Samples:
         raise RegistrationError(
             name,
             expected=f"at least {MIN_SAMPLES} surface points that are not isolated",
-            got=f"{len(surface.points_mm) if samples is None else len(samples.points_mm)}",
+            got=f"{len(surface.points_mm) if samples is None else len(samples.points_mm)} points",
             remedy="scan the part more densely",
         )
     return samples

@@ -22,6 +22,7 @@ from rad3d.errors import Rad3dError, ResultError
 from rad3d.files import atomic_folder
 from rad3d.ply import read_ply, write_ply
 from rad3d.scan import MM_PER_UNIT, Unit
+from rad3d.view import check_file_name
 
 SCHEMA_VERSION = 3
 _SINCE_3: Mapping[str, Any] = {"date": None, "versions": None}
@@ -116,6 +117,9 @@ class ViewScores:
     score: ScoreMap
     part_from_camera: Pose | None = None
     intrinsics: Matrix3 | None = None
+
+    def __post_init__(self) -> None:
+        check_file_name(self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,6 +349,8 @@ def load_result(folder: str | Path) -> Inspection:
 
 
 def _read(report: dict[str, Any], folder: Path) -> Inspection:
+    for view in report["views"]:
+        check_file_name(view["name"])
     ply = read_ply(folder / "scored.ply")
     defects = tuple(Defect(**{**_with_nan(defect), "kind": defect.get("kind")}) for defect in report.pop("defects"))
     views = tuple(

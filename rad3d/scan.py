@@ -168,7 +168,7 @@ class Scan:
             )
         if self.kind == "mesh":
             return _mesh_surface(self)
-        return _cloud_surface(self), np.arange(len(self.vertices_mm))
+        return _cloud_surface(self)
 
     @property
     def surface(self) -> Surface:
@@ -345,19 +345,26 @@ VOTE_MARGIN = 0.3
 """Votes (squared cosines, summed over the directions) from which a normal's side counts as known."""
 
 
-def _cloud_surface(scan: Scan) -> Surface:
-    """A cloud's points with normals (from the file or estimated) and the area each stands for."""
+def _cloud_surface(scan: Scan) -> tuple[Surface, Indices]:
+    """A cloud's points with normals (from the file or estimated) and the area each stands for; coincident ones once."""
     points = scan.vertices_mm
     neighbours = min(NORMAL_NEIGHBOURS, len(points))
     distance, index = cKDTree(points).query(points, k=neighbours, workers=-1)
     distance, index = distance.reshape(len(points), -1), index.reshape(len(points), -1)
+    if not distance[:, 1:2].all():
+        _, first, surface_from_vertex = np.unique(points, axis=0, return_index=True, return_inverse=True)
+        once = {
+            name: None if values is None else values[first]
+            for name, values in (("vertices_mm", points), ("normals", scan.normals), ("colours", scan.colours))
+        }
+        return _cloud_surface(replace(scan, **once))[0], surface_from_vertex
     # the disc out to the furthest of k - 1 others holds k - 1 points on average, wherever points fall at random
     areas = np.pi * distance[:, -1] ** 2 / max(neighbours - 1, 1)
     if scan.normals is not None and np.isfinite(scan.normals).all() and np.any(scan.normals, axis=1).all():
         normals = unit(scan.normals)
     else:  # PCL writes NaN where it could not tell
         normals = outwards(points, estimate_normals(points, index), float(np.sqrt(np.median(areas))))
-    return Surface(points, normals, areas, None, scan.colours)
+    return Surface(points, normals, areas, None, scan.colours), np.arange(len(points))
 
 
 def estimate_normals(points: Points, neighbour_index: np.ndarray) -> Points:

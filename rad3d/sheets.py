@@ -69,7 +69,7 @@ def write_worst(title: str, judged: Judged, path: Path) -> None:
         axes.axis("off")
     scored = [v.scores for _, p in misses + alarms for v in (p.views if p.points is None else (p.points,))]
     highest = max((_or(float(np.nanmax(scores, initial=0)), 0) for scores in scored), default=1)
-    for row, chosen, what in ((0, misses, "missed"), (2, alarms, "false alarm")):
+    for row, chosen, what in ((0, misses, "lowest defective"), (2, alarms, "highest good")):
         for column, (sample, prediction) in enumerate(chosen):
             shown = (grid[row, column], grid[row + 1, column])
             shown[0].set_title(
@@ -79,7 +79,7 @@ def write_worst(title: str, judged: Judged, path: Path) -> None:
                 _show_points(shown, sample, prediction.points, highest)
             elif prediction.views:
                 _show_view(shown, sample, prediction.views, highest)
-    figure.suptitle(f"{title}: worst misses and false alarms", parse_math=False)
+    figure.suptitle(f"{title}: nearest to a miss, nearest to a false alarm", parse_math=False)
     _save(FigureCanvasAgg(figure), path)
 
 

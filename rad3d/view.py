@@ -15,6 +15,21 @@ BACKGROUND = 128
 """Grey of what is not the part: of rendered views, and of captured ones when they are compared."""
 
 
+def check_file_name(name: str) -> None:
+    """Refuse a view's name that is no plain name of a file: results are written under it.
+
+    Raises:
+        ScanError: it is one of another folder.
+    """
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise ScanError(
+            f"view {name!r}",
+            expected="a plain name, as of a file",
+            got="a path",
+            remedy="name the view after its image",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """One image with a point per pixel, captured by a sensor or rendered from a mesh or cloud.
@@ -39,6 +54,7 @@ class View:
     camera: Camera | None = None
 
     def __post_init__(self) -> None:
+        check_file_name(self.name)
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise ScanError(
                 f"view {self.name}",

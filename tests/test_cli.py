@@ -120,6 +120,40 @@ def test_what_nobody_foresaw_is_no_verdict(tmp_path, monkeypatch, capsys, raised
     assert said in message
 
 
+def test_no_scan_at_all_is_an_error_and_no_pass(memory, tmp_path, capsys):
+    """As where a shell's variable was empty."""
+    assert run("inspect", memory, "-o", tmp_path / "out", "--json") == 2
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["specimens"], len(printed["errors"])) == ([], 1)
+
+
+def test_an_older_result_beside_an_error_is_told(memory, scans, tmp_path, capsys):
+    (tmp_path / "fresh.ply").write_bytes(b"")
+    (tmp_path / "out" / "fresh").mkdir(parents=True)
+    (tmp_path / "out" / "fresh" / "report.json").write_text("{}")
+    assert run("inspect", memory, tmp_path / "fresh.ply", "-o", tmp_path / "out") == 2
+    assert "an earlier inspection" in capsys.readouterr().err
+
+
+def test_a_damaged_result_spares_the_report_of_the_others(memory, scans, tmp_path, capsys):
+    assert run("inspect", memory, scans / "fresh.ply", "-o", tmp_path / "out") == 0
+    (tmp_path / "out" / "damaged").mkdir()
+    (tmp_path / "out" / "damaged" / "report.json").write_text("{}")
+    assert run("export", tmp_path / "out", "-o", tmp_path / "defects.csv") == 2
+    assert (tmp_path / "defects.csv").exists()
+    assert "damaged" in capsys.readouterr().err
+    assert run("export", tmp_path / "out" / "damaged", "-o", tmp_path / "none.csv") == 2
+    assert not (tmp_path / "none.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "inspect"])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(command, memory, scans, tmp_path, monkeypatch):
+    monkeypatch.setattr("rad3d.io.read_scan", lambda *_, **__: pytest.fail("read before"))
+    (tmp_path / "file").write_text("")
+    before = (memory,) if command == "inspect" else ()
+    assert run(command, *before, scans / "fresh.ply", "-o", tmp_path / "file" / "out") == 2
+
+
 def test_json_is_one_object_where_nothing_can_be_inspected(scans, tmp_path, capsys):
     assert run("inspect", tmp_path / "typo", scans / "fresh.ply", "-o", tmp_path / "out", "--json") == 2
     printed = json.loads(capsys.readouterr().out)

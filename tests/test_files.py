@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import rad3d
 from rad3d.errors import ResultError, ScanError
-from rad3d.files import atomic_file, atomic_folder, read_bytes, save_tensors, sha256_of
+from rad3d.files import atomic_file, atomic_folder, check_writable, read_bytes, save_tensors, sha256_of
 
 
 def names(folder: Path) -> set[str]:
@@ -75,6 +75,67 @@ def test_an_empty_folder_and_a_relative_path_are_filled(tmp_path: Path, monkeypa
         (new / "a").write_text("")
     assert names(tmp_path) == {"here"}
     assert names(tmp_path / "here") == {"a"}
+
+
+def test_a_folder_keeps_its_place_and_rights_when_its_content_is_replaced(tmp_path: Path) -> None:
+    """It may be a mount, or somebody's current folder."""
+    out = tmp_path / "out"
+    for content in ("old", "new"):
+        with atomic_folder(out, ["old"]) as new:
+            (new / content).write_text("")
+        if content == "old":
+            out.chmod(0o2775)
+            before = out.stat()
+    assert (out.stat().st_ino, out.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert names(out) == {"new"}
+
+
+def test_what_a_killed_run_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "out" / ".partial-0123").mkdir(parents=True)
+    with atomic_folder(tmp_path / "out") as new:
+        (new / "a").write_text("")
+    assert names(tmp_path / "out") == {"a"}
+
+
+def test_a_failing_move_brings_the_older_version_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rename = tmp_path / "out", Path.rename
+    with atomic_folder(out) as new:
+        (new / "a").write_text("old")
+        (new / "b").write_text("old")
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "b" and self.read_text() == "new":
+            raise OSError(errno.EIO, "input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ResultError, match="input/output"), atomic_folder(out) as new:
+        _ = [(new / name).write_text("new") for name in "ab"]
+    assert {item.name: item.read_text() for item in out.iterdir()} == {"a": "old", "b": "old"}
+
+
+@pytest.mark.parametrize("name", ["new", "new/deeper", "there"])
+def test_whether_a_folder_can_be_written_leaves_no_trace(tmp_path: Path, name: str) -> None:
+    (tmp_path / "there").mkdir()
+    check_writable(tmp_path / name)
+    assert names(tmp_path) == {"there"}
+    assert not names(tmp_path / "there")
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="writable"):
+        check_writable(tmp_path / "file" / "out")
+    assert names(tmp_path) == {"file"}
+
+
+def test_tensors_are_for_everybody_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_tensors({"a": np.zeros(2)}, tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_file_in_the_way_is_kept(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from rad3d.errors import ResultError
+from rad3d.errors import ResultError, ScanError
 from rad3d.geometry import random_rotation, translation
 from rad3d.ply import read_ply
 from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores, find_results, load_result, stamp
@@ -103,6 +103,18 @@ def test_reads_back_what_it_wrote(inspection, tmp_path):
 def test_a_scan_that_was_registered_as_a_whole_names_no_view(inspection, tmp_path):
     whole = replace(inspection, registration=({**inspection.registration[0], "view": None},))
     assert load_result(whole.save(tmp_path / "out")).registration[0]["view"] is None
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "..", "a/b", "a\\b", ""])
+def test_a_views_name_leads_out_of_no_folder(inspection, tmp_path, name):
+    with pytest.raises(ScanError, match="plain name"):
+        replace(inspection.views[0], name=name)
+    inspection.save(tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report["views"][0]["name"] = name
+    (tmp_path / "out" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ScanError, match="plain name"):
+        load_result(tmp_path / "out")
 
 
 def test_not_registered_has_no_pose(inspection, tmp_path):

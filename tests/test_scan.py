@@ -125,6 +125,16 @@ def test_captured_views_have_no_surface_of_their_own():
         _ = Scan("c", views=(view,)).surface
 
 
+def test_points_of_a_cloud_that_lie_on_one_another_count_once():
+    points = np.random.default_rng(0).uniform(0, 10, (500, 3)) * (1, 1, 0)
+    scan = Scan("s", vertices_mm=np.concatenate([points, np.repeat(points[:3], 40, axis=0)]))
+    once = Scan("s", vertices_mm=points).surface
+    assert len(scan.surface.points_mm) == 500
+    assert (scan.surface.areas_mm2 > 0).all()
+    assert scan.surface.areas_mm2.sum() == pytest.approx(once.areas_mm2.sum())
+    assert np.array_equal(scan.surface.points_mm[scan.surface_from_vertex], scan.vertices_mm)
+
+
 def test_normals_that_a_cloud_lacks_are_estimated():
     points = np.array(trimesh.creation.icosphere(3, 10.0).vertices)
     normals = points / 10.0
