@@ -207,7 +207,8 @@ class Memory:
             # rows already on disk: the whole file is the same, so nothing is read and written again
             shutil.copyfile(self.features, folder / "memory.safetensors")
         else:
-            save_tensors({**tensors, "features": self.features}, folder / "memory.safetensors")
+            made_by = {"fingerprint": self.fingerprint}
+            save_tensors({**tensors, "features": self.features}, folder / "memory.safetensors", made_by)
         header = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
@@ -250,7 +251,13 @@ class Memory:
                 )
             with safe_open(file, framework="pt") as stored:
                 small = {name: stored.get_tensor(name) for name in stored.keys() if name != "features"}
-                stored.get_slice("features").get_shape()
+                views = stored.get_slice("features").get_shape()[0]
+                made_by = (stored.metadata() or {}).get("fingerprint", header["fingerprint"])
+            if made_by != header["fingerprint"] or any(
+                len(rows) != views
+                for rows in (header["specimen_index"], header["view_names"], small["descriptors"], small["points_mm"])
+            ):
+                raise ValueError("memory.json and memory.safetensors are of different memories")
             memory = Memory(
                 fingerprint=header["fingerprint"],
                 specimens=tuple(Provenance(**values) for values in header["specimens"]),

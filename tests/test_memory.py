@@ -82,7 +82,7 @@ def test_another_encoder_is_refused(tmp_path):
         Memory.load(tmp_path / "m", fingerprint="dino/448/l3")
 
 
-@pytest.mark.parametrize("damage", ["truncate", "missing", "version", "json"])
+@pytest.mark.parametrize("damage", ["truncate", "missing", "version", "json", "another", "more views"])
 def test_a_damaged_memory_is_named(tmp_path, damage):
     folder = one("a").save(tmp_path / "m")
     file, header = folder / "memory.safetensors", folder / "memory.json"
@@ -92,6 +92,11 @@ def test_a_damaged_memory_is_named(tmp_path, damage):
         file.unlink()
     elif damage == "version":
         header.write_text(json.dumps({**json.loads(header.read_text()), "format_version": 99}))
+    elif damage == "another":
+        header.write_text(json.dumps({**json.loads(header.read_text()), "fingerprint": "another/224x224"}))
+    elif damage == "more views":
+        one("b", rows=5).save(tmp_path / "other")
+        file.write_bytes((tmp_path / "other" / "memory.safetensors").read_bytes())
     else:
         header.write_text("{")
     with pytest.raises(MemoryFormatError, match="fit again") as caught:
