@@ -1,5 +1,6 @@
 """Point cloud files other than PLY: PCD, text, LAS."""
 
+import codecs
 import re
 import struct
 from dataclasses import dataclass
@@ -129,60 +130,99 @@ def read_pcd_cloud(path: Path) -> Contents:
     return Contents(vertices, None, colours, normals)
 
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf"
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf", re.IGNORECASE)
 _COLUMN_NAMES = {
     "red": "r", "green": "g", "blue": "b", "normal_x": "nx", "normal_y": "ny", "normal_z": "nz",
 }  # fmt: skip
+_HEAD_BYTES, _HEAD_LINES = 65536, 100
+_TEXT_REMEDY = "write one point per line: 1.5 2.0 3.0, or 1,5;2,0;3,0"
 
 
 def looks_like_points(path: Path) -> bool:
-    """Whether the first lines of a text file hold rows of at least three numbers."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        lines = [file.readline(4096) for _ in range(8)]
-    return any(_is_row(line) for line in lines)
+    """Whether a text file may be a cloud: it is empty, or most words of one of its first lines are numbers, >= 3."""
+    with path.open("rb") as file:
+        text = _decoded(file.read(_HEAD_BYTES))
+    return not text.strip() or any(_holds_numbers(line) for line in text.splitlines()[:_HEAD_LINES])
+
+
+def _holds_numbers(line: str) -> bool:
+    words = re.split(r"[\s,;]+", line.strip())
+    numbers = sum(_NUMBER.fullmatch(word) is not None for word in words)
+    return numbers >= 3 and 2 * numbers > len(words)
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a file, without quotation marks; a comma between them is a decimal one."""
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = data.decode(encoding, "replace")
+    return re.sub(r'"([^"\n]*)"', lambda quoted: quoted[1].replace(",", "."), text)
+
+
+def _separator(line: str) -> str | None:
+    """What stands between the cells; None = blanks or tabs.
+
+    >>> [_separator(line) for line in ("1 2 3", "1,5 2,5 3,5", "1.5, 2.5, 3.5", "1,5;2,5;3,5")]
+    [None, None, ',', ';']
+    """
+    if ";" in line:
+        return ";"
+    words = re.sub(r"(?<=\d),(?=\d)", ".", line).split()
+    decimal = "." not in line and len(words) >= 3 and _are_numbers(words)
+    return None if "," not in line or decimal else ","
+
+
+def _cells(line: str, separator: str | None) -> list[str]:
+    """The cells of a line: "nan" where one is empty, decimal commas as points where the line has no points."""
+    if separator is None:
+        cells = line.split()
+    else:
+        cells = [cell.strip() or "nan" for cell in line.strip().rstrip(separator).split(separator)]
+    return cells if "." in line else [cell.replace(",", ".") for cell in cells]
 
 
 def _is_row(line: str) -> bool:
-    words = _words(line)
-    return len(words) >= 3 and all(re.fullmatch(_NUMBER, word, re.IGNORECASE) for word in words)
+    cells = _cells(line, _separator(line))
+    return len(cells) >= 3 and _are_numbers(cells)
 
 
-def _words(line: str) -> list[str]:
-    if ";" in line:  # then a comma is a decimal one
-        return [word.strip().replace(",", ".") for word in line.strip().strip(";").split(";")]
-    return line.replace(",", " ").split()
+def _are_numbers(words: list[str]) -> bool:
+    return all(map(_NUMBER.fullmatch, words))
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith(("#", "//"))
 
 
 def read_text_cloud(path: Path) -> Contents:
     """XYZ, TXT and CSV: rows of numbers, delimiter and header found out; colours and normals where recognised.
 
-    Without a header, columns 4 to 6 are colours if they are whole numbers from 0 to 255, normals if they have length 1.
+    Without a header, columns 4 to 6 (of seven columns 5 to 7) are colours if they are whole numbers from 0 to 255,
+    and columns 4 to 6 normals if they have length 1.
 
     Raises:
-        ScanError: rows that are not numbers, or of different lengths.
+        ScanError: rows that are not numbers, of different lengths, or that can be read in several ways.
     """
-    text = read_bytes(path, "a text file with rows x y z").decode("utf-8-sig", "replace")
+    text = _decoded(read_bytes(path, "a text file with rows x y z"))
     lines = [line for line in text.splitlines() if line.strip()]
-    start = next((i for i, line in enumerate(lines) if _is_row(line)), None)
+    start = next((i for i, line in enumerate(lines[:_HEAD_LINES]) if _is_row(line)), None)
     if start is None:
-        raise ScanError(
-            path, expected="rows of numbers x y z", got=f"{lines[0][:40]!r}" if lines else "blank lines", remedy=_REMEDY
-        )
-    rows = [line for line in lines[start:] if not line.lstrip().startswith(("#", "//"))]
+        got = f"{lines[0][:40]!r}" if lines else "blank lines"
+        raise ScanError(path, expected="rows of numbers x y z", got=got, remedy=_TEXT_REMEDY)
+    rows = [line for line in lines[start:] if not _is_comment(line)]
+    separator = _separator(rows[0])
+    _check_commas(path, rows, separator)
+    cells = [_cells(line, separator) for line in rows]
     try:
-        table = np.array([_words(line) for line in rows], dtype=np.float64)
+        table = np.array(cells, dtype=np.float64)
     except ValueError as error:
-        bad = next((line for line in rows if not _is_row(line) or len(_words(line)) != len(_words(rows[0]))), "")
+        bad = next((i for i, row in enumerate(cells) if len(row) != len(cells[0]) or not _are_numbers(row)), 0)
         raise ScanError(
             path,
-            expected=f"rows of {len(_words(rows[0]))} numbers",
-            got=f"the row {bad[:60]!r}",
+            expected=f"rows of {len(cells[0])} numbers",
+            got=f"the row {rows[bad][:60]!r}",
             remedy="remove or mend that row",
         ) from error
-    names = [re.sub(r"[^a-z_]", "", re.sub(r"\(.*|\[.*", "", word.lower())) for word in _words(lines[start - 1])]
-    names = [_COLUMN_NAMES.get(name, name) for name in names if name] if start else []
-    if len(names) != table.shape[1] or not {"x", "y", "z"} <= set(names):
-        names = _guessed_names(table)
+    names = _header_names(path, lines[:start], table.shape[1]) or _guessed_names(table)
     column = {name: table[:, i] for i, name in enumerate(names)}
 
     def group(*wanted: str) -> np.ndarray | None:
@@ -194,15 +234,58 @@ def read_text_cloud(path: Path) -> Contents:
     return Contents(vertices, None, None if colours is None else as_colours(colours), group("nx", "ny", "nz"))
 
 
+def _check_commas(path: Path, rows: list[str], separator: str | None) -> None:
+    """Refuse 19,05,-5,52,1,30, where commas are decimal ones and stand between the numbers too."""
+    cut = next((row for row in rows if re.search(r",0\d", row)), None) if separator == "," else None
+    if cut is not None and not any("." in row for row in rows):
+        raise ScanError(
+            path,
+            expected="commas that are either decimal ones or between numbers",
+            got=f"the row {cut[:60]!r}",
+            remedy="export with decimal points, or with semicolons between the numbers",
+        )
+
+
+def _header_names(path: Path, lines: list[str], columns: int) -> list[str] | None:
+    """Names of the columns from the last line above the rows that names x, y and z; None where there is none."""
+    for line in reversed(lines):
+        separator = _separator(line)
+        cells = [re.sub(r"\(.*|\[.*|_mm$", "", cell.lower()) for cell in _cells(line, separator)]
+        names = [re.sub(r"[^a-z_]", "", cell) for cell in cells]
+        names = [_COLUMN_NAMES.get(name, name) for name in names if name or separator][:columns]
+        if not {"x", "y", "z"} <= set(names):
+            continue
+        if len(names) == columns:
+            return names
+        if not _is_comment(line):
+            raise ScanError(
+                path,
+                expected=f"a header with a name for each of the {columns} columns",
+                got=f"{line[:60]!r}",
+                remedy="name every column, and write decimal points rather than commas",
+            )
+    return None
+
+
 def _guessed_names(table: np.ndarray) -> list[str]:
-    names = ["x", "y", "z", *[f"column{i}" for i in range(3, table.shape[1])]]
-    for first in range(3, table.shape[1] - 2, 3):
-        block = table[:, first : first + 3]
-        if (block == block.round()).all() and (block >= 0).all() and (block <= 255).all() and block.max() > 1:
-            names[first : first + 3] = ["r", "g", "b"]
-        elif np.allclose(np.linalg.norm(block, axis=1), 1, atol=0.01):
+    count = table.shape[1]
+    names = ["x", "y", "z", *[f"column{i}" for i in range(3, count)]]
+    first = 3
+    while first + 3 <= count:
+        four_left = first + 4 == count and not (table[:, -1] == 255).all()  # 255 is opacity: r, g, b, a
+        if np.allclose(np.linalg.norm(table[:, first : first + 3], axis=1), 1, atol=0.01):
             names[first : first + 3] = ["nx", "ny", "nz"]
+        elif four_left and _are_colours(table[:, first + 1 :]):  # an intensity stands before them
+            names[first + 1 :] = ["r", "g", "b"]
+            break
+        elif _are_colours(table[:, first : first + 3]):
+            names[first : first + 3] = ["r", "g", "b"]
+        first += 3
     return names
+
+
+def _are_colours(block: np.ndarray) -> bool:
+    return bool((block == block.round()).all() and (block >= 0).all() and (block <= 255).all() and block.max() > 1)
 
 
 def _check_las_header(path: Path, header: bytes) -> None:

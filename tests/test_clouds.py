@@ -114,6 +114,15 @@ def read_text(tmp_path: Path, text: str) -> Any:
         "z,y,intensity,x\n3,2,99,1\n0.6,50,98,-4.5\n",
         '"x [mm]";"y [mm]";"z [mm]"\n1;2;3\n-4,5;50;0,6\n',
         "1 2 3 0.7\n-4.5 50 0.6 0.9\n",
+        "1,00\t2,00\t3,00\n-4,5\t50\t0,6\n",
+        "1,0 2,0 3,0\n-4,5 50 0,6\n",
+        "1 2 3\n-4,5 50 0,6\n",
+        '"x","y","z"\n"1.0","2","3"\n"-4.5","50","0.6"\n',
+        '"1,00", "2,00", "3,00"\n"-4,50", "50,00", "0,60"\n',
+        "".join(f"Header line {i}\n" for i in range(30)) + "1 2 3\n-4.5 50 0.6\n",
+        "y,x,z\n# units: mm\n2,1,3\n50,-4.5,0.6\n",
+        "id,Y_mm,X_mm,Z_mm\n1,2,1,3\n2,50,-4.5,0.6\n",
+        "z,y,intensity,x\n3,2,,1\n0.6,50,98,-4.5\n",
     ],
 )
 def test_text_clouds_however_they_are_written(tmp_path: Path, text: str) -> None:
@@ -122,6 +131,40 @@ def test_text_clouds_however_they_are_written(tmp_path: Path, text: str) -> None
     assert cloud.colours is None
     assert cloud.normals is None
     assert cloud.faces is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_text_in_the_encodings_that_windows_writes(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("y;x;z\r\n1,5;2;3\r\n".encode(encoding))
+    assert looks_like_points(tmp_path / "a.csv")
+    assert read_text_cloud(tmp_path / "a.csv").vertices.tolist() == [[2, 1.5, 3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", True),
+        ("\n \n", True),
+        ("P1;1,5;2;3\nP2;4;5;6\n", True),
+        ("1.0D0 2 3 4\n", True),
+        ("Scanned on Monday, by Jim, in mm.\n", False),
+        ("Scan 3 of 10, at 2 mm\n", False),
+        ("name,verdict,score\ngear,pass,1.5\n", False),
+        ("1\n0\n1\n", False),
+    ],
+)
+def test_which_text_may_be_a_cloud(tmp_path: Path, text: str, wanted: bool) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert looks_like_points(tmp_path / "a.txt") == wanted
+
+
+def test_an_intensity_before_the_colours_is_none_of_them(tmp_path: Path) -> None:
+    after = read_text(tmp_path, "1 2 3 77 255 0 9\n4 5 6 78 7 8 255\n")
+    opaque = read_text(tmp_path, "1 2 3 255 0 9 255\n4 5 6 7 8 255 255\n")
+    with_normals = read_text(tmp_path, "1 2 3 0 0 1 77 255 0 9\n4 5 6 0 1 0 78 7 8 255\n")
+    for cloud in (after, opaque, with_normals):
+        assert cloud.colours.tolist() == [[255, 0, 9], [7, 8, 255]]
+    assert with_normals.normals.tolist() == [[0, 0, 1], [0, 1, 0]]
 
 
 def test_text_colours_and_normals(tmp_path: Path) -> None:
@@ -144,6 +187,12 @@ def test_text_colours_and_normals(tmp_path: Path) -> None:
         ("hello\nworld\n", "hello"),
         ("1 2\n3 4\n", "1 2"),
         ("\n \n", "blank"),
+        ("19,99,-5,52,1,30\n19,05,-5,52,1,30\n", "19,05,-5,52,1,30.*semicolons"),
+        ("1.234,5 2 3\n", r"1\.234,5.*1,5;2,0;3,0"),
+        ("1,5 2,5\n", "1,5 2,5"),
+        ("x y z\n1 0.1 0.2 0.3\n", "each of the 4 columns.*x y z"),
+        ("1 2 3\n1, 2.5, 3\n", "1, 2.5, 3"),
+        ("no number\n" * 200 + "1 2 3\n", "no number"),
     ],
 )
 def test_text_that_is_no_cloud(tmp_path: Path, text: str, wanted: str) -> None:
