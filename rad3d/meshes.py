@@ -1,6 +1,8 @@
 """Mesh files other than PLY, with every vertex in the order of the file (general loaders merge and reorder them)."""
 
+import codecs
 import json
+import logging
 import re
 import struct
 from io import BytesIO
@@ -15,6 +17,8 @@ from rad3d.files import Contents, read_bytes
 from rad3d.ply import as_colours, fan_triangles
 from rad3d.scan import Texture
 
+_log = logging.getLogger(__name__)
+
 _REMEDY = "export or copy the file again"
 _PLAIN = 200
 """Grey of what has no colour beside coloured geometry."""
@@ -28,13 +32,16 @@ def read_stl(path: Path) -> Contents:
     """
     data = read_bytes(path, "an STL mesh")
     count = struct.unpack_from("<I", data, 80)[0] if len(data) >= 84 else -1
-    is_text = data.lstrip()[:5].lower() == b"solid" and re.search(rb"facet|endsolid", data[:2048].lower())
+    text = data.removeprefix(codecs.BOM_UTF8).lstrip()
+    is_text = text[:5].lower() == b"solid" and re.search(rb"facet|endsolid", text[:2048].lower())
     if count >= 0 and (len(data) == 84 + 50 * count or (84 + 50 * count < len(data) and not is_text)):
         rows = np.frombuffer(data, [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")], count, 84)
         vertices = rows["corners"].reshape(-1, 3)
     elif is_text:
-        found = re.findall(rb"^\s*vertex\s+(\S+)\s+(\S+)\s+(\S+)\s*$", data, re.MULTILINE | re.IGNORECASE)
-        if b"endsolid" not in data.lower() or len(found) % 3:
+        text = text.replace(b"\r", b"\n")
+        found = re.findall(rb"^\s*vertex\s+(\S+)\s+(\S+)\s+(\S+)\s*$", text, re.MULTILINE | re.IGNORECASE)
+        solids, ends = (len(re.findall(rb"^\s*%s\b" % word, text, re.M | re.I)) for word in (b"solid", b"endsolid"))
+        if ends < solids or len(found) % 3:
             raise ScanError(
                 path,
                 expected="facets of three vertices up to 'endsolid'",
@@ -49,7 +56,7 @@ def read_stl(path: Path) -> Contents:
 
 
 def read_off(path: Path) -> Contents:
-    """OFF and COFF, ascii.
+    """OFF in ascii, with normals (N) or colours (C) where its first word says so, as in COFF or CNOFF.
 
     Raises:
         ScanError: truncated, or not OFF.
@@ -57,8 +64,10 @@ def read_off(path: Path) -> Contents:
     lines = [line.split(b"#")[0].split() for line in read_bytes(path, "an OFF mesh").splitlines()]
     lines = [line for line in lines if line]
     keyword = lines[0][0].upper() if lines else b""
-    if keyword not in (b"OFF", b"COFF"):
-        raise ScanError(path, expected="an OFF file (first word OFF or COFF)", got=f"{keyword!r}", remedy=_REMEDY)
+    if not re.fullmatch(b"C?N?OFF", keyword):
+        raise ScanError(
+            path, expected="an OFF file (first word OFF, COFF, NOFF or CNOFF)", got=f"{keyword!r}", remedy=_REMEDY
+        )
     counts, *body = [words for words in (lines[0][1:], *lines[1:]) if words] or [[]]
     try:
         vertex_count, face_count = (int(number) for number in counts[:2])
@@ -86,10 +95,10 @@ def read_off(path: Path) -> Contents:
     except (ValueError, OverflowError) as error:
         raise ScanError(path, expected="faces as a count and vertex indices", got=str(error), remedy=_REMEDY) from error
     faces = _triangles(path, polygons, vertex_count)
-    colours = None
-    if keyword == b"COFF" and table.shape[1] >= 6:
-        colours = as_colours(table[:, 3:6])
-    return Contents(table[:, :3], faces, colours)
+    first = 6 if b"N" in keyword else 3  # normals stand before colours
+    normals = table[:, 3:6] if first == 6 <= table.shape[1] else None
+    has_colours = b"C" in keyword and table.shape[1] >= first + 3
+    return Contents(table[:, :3], faces, as_colours(table[:, first : first + 3]) if has_colours else None, normals)
 
 
 def _numbers(path: Path, rows: Any) -> np.ndarray:
@@ -121,27 +130,31 @@ def read_obj(path: Path) -> Contents:
     Raises:
         ScanError: lines that are not OBJ, or faces without their vertices.
     """
-    text = read_bytes(path, "an OBJ mesh").decode("utf-8", "replace").replace("\\\n", " ")
+    text = read_bytes(path, "an OBJ mesh").decode("utf-8-sig", "replace")
     positions: list[list[str]] = []
     uvs: list[list[str]] = []
     polygons: list[list[str]] = []
     so_far: list[tuple[int, int]] = []
     material_of: list[str] = []
     material, libraries = "", []
-    for line in text.splitlines():
-        key, _, rest = line.strip().partition(" ")
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        key, rest = [*line.split(None, 1), "", ""][:2]
+        words = rest.partition("#")[0].split()
         if key == "v":
-            positions.append(rest.split())
+            positions.append(words)
         elif key == "vt":
-            uvs.append(rest.split()[:2])
+            uvs.append(words[:2])
         elif key == "f":
-            polygons.append(rest.split())
+            polygons.append(words)
             so_far.append((len(positions), len(uvs)))
             material_of.append(material)
         elif key == "usemtl":
             material = rest.strip()
         elif key == "mtllib":
             libraries.append(rest.strip())
+    if len({len(position) for position in positions}) > 1:
+        _log.warning("%s: its v lines have different lengths: colours are left out", path)
+        positions = [position[:3] for position in positions]
     table = _numbers(path, positions or np.empty((0, 3)))
     if len(table) and table.shape[1] < 3:
         raise ScanError(path, expected="v lines with x, y, z", got=f"{table.shape[1]} numbers", remedy=_REMEDY)

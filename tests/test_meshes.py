@@ -32,7 +32,16 @@ def stl_binary(header: bytes = b"made by hand") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "data", [stl_text().encode(), stl_text().upper().encode(), stl_binary(), stl_binary(b"solid confusingly")]
+    "data",
+    [
+        stl_text().encode(),
+        stl_text().upper().encode(),
+        stl_text().encode("utf-8-sig"),
+        stl_text().replace("\n", "\r").encode(),
+        stl_text().replace("\n", "\r\n").encode(),
+        stl_binary(),
+        stl_binary(b"solid confusingly"),
+    ],
 )
 def test_stl_has_three_vertices_per_facet_in_file_order(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.stl").write_bytes(data)
@@ -48,6 +57,30 @@ def test_truncated_stl(tmp_path: Path, data: bytes) -> None:
         (tmp_path / "a.stl").write_bytes(data[:length])
         with pytest.raises(ScanError, match=r"a\.stl"):
             read_stl(tmp_path / "a.stl")
+
+
+def test_a_second_solid_that_is_cut_off_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.stl").write_text(stl_text() * 2)
+    assert len(read_stl(tmp_path / "a.stl").vertices) == 12
+    (tmp_path / "a.stl").write_text(stl_text() + stl_text()[: stl_text().rindex("facet normal")])
+    with pytest.raises(ScanError, match="truncated"):
+        read_stl(tmp_path / "a.stl")
+
+
+def test_off_with_normals(tmp_path: Path) -> None:
+    path = tmp_path / "a.off"
+    rows = ["0 0 0 0 0 1", "9 0 0 0 0 1", "0 9 0 0 0 1"]
+    path.write_text("NOFF\n3 1 0\n" + "\n".join(rows) + "\n3 0 1 2\n")
+    mesh = read_off(path)
+    assert mesh.normals is not None
+    assert mesh.normals.tolist() == [[0, 0, 1]] * 3
+    assert mesh.colours is None
+    path.write_text("CNOFF\n3 1 0\n" + "".join(f"{row} 255 9 0 255\n" for row in rows) + "3 0 1 2\n")
+    mesh = read_off(path)
+    assert mesh.vertices.tolist() == [[0, 0, 0], [9, 0, 0], [0, 9, 0]]
+    assert mesh.normals is not None
+    assert mesh.colours is not None
+    assert mesh.colours.tolist() == [[255, 9, 0]] * 3
 
 
 def test_off_with_comments_polygons_and_colours(tmp_path: Path) -> None:
@@ -125,6 +158,23 @@ def test_obj_negative_indices_count_back_from_their_line(tmp_path: Path) -> None
     mesh = read_obj(tmp_path / "a.obj")
     assert mesh.faces is not None
     assert mesh.faces.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_obj_with_tabs_notes_and_windows_lines(tmp_path: Path) -> None:
+    text = "\ufeffv\t0\t0\t0\nv\t9 0 0 # right\nv  0\t9 0\nf\t1 2 \\\n3 # the only one\n"
+    (tmp_path / "a.obj").write_bytes(text.replace("\n", "\r\n").encode())
+    mesh = read_obj(tmp_path / "a.obj")
+    assert mesh.vertices.tolist() == [[0, 0, 0], [9, 0, 0], [0, 9, 0]]
+    assert mesh.faces is not None
+    assert mesh.faces.tolist() == [[0, 1, 2]]
+
+
+def test_obj_colours_of_some_vertices_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.obj").write_text("v 0 0 0 1 0 0\nv 9 0 0\nv 0 9 0\nf 1 2 3\n")
+    mesh = read_obj(tmp_path / "a.obj")
+    assert mesh.vertices.tolist() == [[0, 0, 0], [9, 0, 0], [0, 9, 0]]
+    assert mesh.colours is None
+    assert "colours are left out" in caplog.text
 
 
 def test_obj_vertex_colours_and_points(tmp_path: Path) -> None:
