@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import trimesh
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import find_objects, label
@@ -13,13 +14,23 @@ from skimage.color import rgb2lab
 
 from rad3d.camera import Camera
 from rad3d.errors import ResultError
+from rad3d.geometry import look_at
 from rad3d.result import Defect, Inspection, PointScores, ViewScores
 from rad3d.viewers import figures
-from rad3d.viewers.colours import VERDICT_COLOURS, Quantity, mapped_colours, quantities
+from rad3d.viewers.colours import (
+    STAGE,
+    UNSEEN,
+    VERDICT_COLOURS,
+    Quantity,
+    deviation_reach,
+    mapped_colours,
+    quantities,
+    rgb,
+)
 from rad3d.viewers.display import Display
 from rad3d.viewers.measures import defect_measures, percent
 from rad3d.viewers.pdf import write_pdf
-from rad3d.viewers.pictures import close_up, drawn, outlined, overlay
+from rad3d.viewers.pictures import close_up, drawn, on_stage, outlined, overlay
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +250,36 @@ def test_quantities_are_found_by_name_with_units(inspection):
     assert [quantity.name for quantity in found][:2] == ["anomaly_score", "deviation_mm"]
     assert found[1].title == "Signed deviation [mm]"
     assert found[1].low == -found[1].high
-    assert (found[0].colours()[:10] == 128).all()  # not inspected is grey, whatever the quantity
+    assert (found[0].colours()[:10] == rgb(UNSEEN)).all()  # not inspected is grey, whatever the quantity
+
+
+def test_a_good_specimen_is_not_painted_in_full_colours(inspection):
+    """0.05 mm where good ones spread by 0.03 mm and defects begin at 5 of them: the last colour is 10 of them."""
+    deviation = np.linspace(-0.05, 0.05, 400).astype(np.float32)
+    points = replace(inspection.points, deviation_mm=deviation, geometry_score=np.abs(deviation) / 0.03)
+    good = replace(inspection, points=points, threshold=5.0)
+    assert deviation_reach([good]) == pytest.approx(0.3, rel=0.01)
+    dented = replace(good, points=replace(points, deviation_mm=40 * deviation))
+    assert deviation_reach([good, dented]) == pytest.approx(12.0, rel=0.01)  # of the one that deviates most
+    least = {"verdict": {"min_depth_mm": 0.5}}
+    assert deviation_reach([replace(good, settings=least)]) == 1.0
+    assert deviation_reach([replace(good, points=replace(points, deviation_mm=np.full(400, np.nan)))]) == 1.0
+
+
+@pytest.mark.parametrize("cloud", [False, True])
+def test_what_was_not_inspected_is_darker_than_any_shadow(cloud):
+    """A ball, one half of it without values: the other half is 0, nearly white, and keeps that under the light."""
+    ball = trimesh.creation.icosphere(5, radius=10)
+    values = np.where(ball.vertices[:, 2] > 0, 0.0, np.nan).astype(np.float32)
+    flat = Quantity("deviation_mm", "", "mm", "diverging", values, -1.0, 1.0)
+    display = Display(ball.vertices.astype(np.float32), None if cloud else ball.faces, (flat,), len(values))
+    camera = Camera.from_field_of_view((90, 90), 0.5, look_at(np.array([0.0, -45, 0]), np.zeros(3)))
+    ((picture,),) = drawn(display, [camera], [flat])
+    upper, lower = (picture[rows][picture[rows][..., 3] > 0][:, :3] for rows in (np.s_[:40], np.s_[50:]))
+    assert upper.min() > 190
+    assert lower.max() <= 100
+    edge = on_stage(picture)[20]
+    assert np.abs(edge.astype(int) - rgb(STAGE)).max(axis=1).max() > 15  # the part can be told from the stage
 
 
 @pytest.mark.parametrize("scale", ["heat", "sequential"])

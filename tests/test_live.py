@@ -27,9 +27,11 @@ from rad3d.errors import ResultError
 from rad3d.geometry import inverse, look_at, random_rotation, transform_points, translation
 from rad3d.memory import Memory, Provenance
 from rad3d.ply import write_ply
-from rad3d.result import UNSEEN_GREY, Defect, Inspection, PatchPair, PointScores, ViewScores
+from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores
 from rad3d.scan import Scan
 from rad3d.view import View
+from rad3d.viewers.colours import UNSEEN, mapped_colours, rgb
+from rad3d.viewers.lighting import BRIGHTEST, FULL, before_tone_mapping
 from rad3d.viewers.pictures import overlay
 from rad3d.viewers.segmenting import Segmenter
 
@@ -99,6 +101,25 @@ def served():
     yield serving
     for viewer in viewers:
         viewer.stop()
+
+
+def tone_mapped(light):
+    """What three.js shows of linear light with its filmic tone mapping, 0..255."""
+    into = np.array([[0.59719, 0.35458, 0.04823], [0.07600, 0.90834, 0.01566], [0.02840, 0.13383, 0.83777]])
+    out = np.array([[1.60475, -0.53108, -0.07367], [-0.10208, 1.10813, -0.00605], [-0.00327, -0.07276, 1.07602]])
+    v = light / 0.6 @ into.T
+    fitted = (v * (v + 0.0245786) - 0.000090537) / (v * (0.983729 * v + 0.4329510) + 0.238081)
+    share = np.clip(fitted @ out.T, 0, 1)
+    return 255 * np.where(share <= 0.0031308, 12.92 * share, 1.055 * share ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("scale", ["heat", "diverging", "sequential"])
+def test_fully_lit_colours_are_those_of_the_legend(scale):
+    colours = mapped_colours(np.r_[np.linspace(-1, 1, 256), np.nan], -1, 1, scale)
+    shown = tone_mapped(before_tone_mapping(colours) * FULL / 255)
+    wrong = np.abs(shown - BRIGHTEST * colours)
+    assert np.percentile(wrong, 90) < 4
+    assert wrong.mean() < 4
 
 
 @pytest.mark.parametrize("cloud", [False, True])
@@ -251,7 +272,7 @@ def seen_from(eye, name="v"):
 
 
 def test_a_click_on_a_camera_shows_its_image_and_heat_map(served):
-    view = seen_from((80.0, 0.0, 0.0), "<b>v</b>")
+    view = seen_from((80.0, 0.0, 0.0), "<b>v")
     viewer = served([replace(inspection(), views=(view,))])
     viewer._show_views.value = True
     (frustum,) = viewer._frames
@@ -295,7 +316,7 @@ def test_all_anomalous_and_nothing_judged_are_shown(served):
     assert whole.area_mm2 == pytest.approx(4 * np.pi * 20**2, rel=0.01)
     viewer.threshold.value = viewer.threshold.max
     assert viewer.defects == []
-    assert (viewer.items[1].colours["Anomaly score"]() == UNSEEN_GREY).all()
+    assert (viewer.items[1].colours["Anomaly score"]() == rgb(UNSEEN)).all()
     for mode in viewer.items[1].colours:
         viewer.mode.value = mode
 

@@ -13,6 +13,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import trimesh
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from rad3d.camera import Camera
@@ -23,7 +24,7 @@ from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores,
 from rad3d.viewers.display import display_of, thinned
 from rad3d.viewers.exports import write_csv
 from rad3d.viewers.figures import contact_sheet
-from rad3d.viewers.measures import number
+from rad3d.viewers.measures import defect_measures, number
 from rad3d.viewers.pdf import pages_of, write_pdf
 from rad3d.viewers.report import inspection_html, report_html, write_report
 
@@ -53,7 +54,7 @@ def inspection(name="plate-1", peaks=PEAKS, cloud=False, seen=True, views=2):
         agreement=np.where(judged, score > 1, np.nan).astype(np.float32),
         views_seen=np.where(judged, 3, 0).astype(np.int32),
         deviation_mm=np.where(judged, 0.1 * np.sin(vertices[:, 1] / 4), np.nan).astype(np.float32),
-        geometry_score=np.where(judged, 0.5 * score, np.nan).astype(np.float32),
+        geometry_score=np.where(judged, np.abs(np.sin(vertices[:, 1] / 4)), np.nan).astype(np.float32),
         defect_id=(np.nan_to_num(score) > 1).astype(np.int32),
     )
     caster, shots = RayCaster(vertices, np.asarray(mesh.faces)), []
@@ -195,6 +196,55 @@ def said_in_pdf(item):
     return " ".join(text.get_text() for page in pages_of(item) for text in page.texts)
 
 
+def with_every_measure(item, count=5):
+    """So many defects of which everything is known, with long words wherever words can be long."""
+    known = {"kind": "missing material", "deviation_mm": -1234.5, "volume_mm3": -12345.6, "geometry_share": 0.875}
+    one = replace(item.defects[0], **known, agreement=0.9878, views_seen=16, p_value=0.00195)
+    pair = item.evidence[0]
+    return replace(
+        item,
+        specimen="a_long_name_of_a_specimen_" * 4,
+        reason="17.3% of the inspectable surface was judged, 95% are asked; " * 5,
+        defects=tuple(replace(one, id=k + 1) for k in range(count)),
+        evidence=tuple(replace(pair, defect=k + 1, specimen="good_specimen_3" * 3) for k in range(count)),
+        views=tuple(replace(item.views[0], name=f"view_{k}") for k in range(14)),
+    )
+
+
+def test_words_of_a_printed_page_lie_apart_and_within_it(failed):
+    for page in pages_of(with_every_measure(traced(failed))):
+        width, height = page.get_size_inches()
+        assert (width, height) == pytest.approx((8.27, 11.69), abs=0.01)
+        renderer = FigureCanvasAgg(page).get_renderer()
+        boxes = [(text, text.get_window_extent(renderer)) for text in page.texts if text.get_text()]
+        for index, (text, box) in enumerate(boxes):
+            assert box.x0 >= 0
+            assert box.x1 <= page.bbox.x1
+            assert box.y0 >= 0, text
+            for other, beside in boxes[index + 1 :]:
+                apart = [
+                    min(box.x1, beside.x1) - max(box.x0, beside.x0),
+                    min(box.y1, beside.y1) - max(box.y0, beside.y0),
+                ]
+                assert min(apart) <= 1, (text, other)
+
+
+def test_printed_pages_hold_every_measure_and_picture(failed):
+    item = with_every_measure(failed)
+    findings, *defects, views, more_views, _ = pages_of(item)
+    printed = " ".join(text.get_text() for page in defects for text in page.texts)
+    for name, value in defect_measures(item.defects[0]):
+        assert printed.count(f"{name}: {value}") == 5
+    drawn = [image.get_array() for page in [findings, *defects] for ax in page.axes for image in ax.images]
+    close = [picture for picture in drawn if picture.shape == (200, 260, 3)]
+    assert len(close) == 5
+    assert sum(picture.shape[0] == 480 for picture in drawn) == 4  # score and deviation from two sides
+    assert sum((picture[6, 6] == RED[0, 0]).all() for picture in drawn if picture.shape == (40, 80, 3)) == 5
+    for picture in close:
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100  # neither blank nor in one colour
+    assert [sum("view_" in text.get_text() for text in page.texts) for page in (views, more_views)] == [12, 2]
+
+
 def test_says_where_it_comes_from(failed):
     item = traced(failed)
     for said in (text_of(report_html([item])), " ".join(said_in_pdf(item).split())):
@@ -249,6 +299,32 @@ def test_three_dimensional_scene_is_the_result(failed, page):
     assert [defect["at"] for defect in scene["defects"]] == [list(centre) for centre, _ in PEAKS]
     deviation = scene["quantities"][1]
     assert deviation["from"] == -deviation["to"]  # white is 0
+
+
+def scenes(page):
+    return [json.loads(scene) for scene in re.findall(r'class="scene">(.*?)</script>', page, re.S)]
+
+
+def test_one_range_of_deviations_for_all_specimens_of_a_report(failed):
+    wide = replace(failed, points=replace(failed.points, deviation_mm=5 * failed.points.deviation_mm))
+    reach = [scene["quantities"][1]["to"] for scene in scenes(report_html([failed, wide]))]
+    assert reach[0] == reach[1] > scenes(report_html([failed]))[0]["quantities"][1]["to"]
+
+
+def test_heat_maps_stand_beside_the_views(failed):
+    """Of the views and of the defects: the picture, and the same picture in the colours of the scores."""
+    page = report_html([failed])
+    views = page[page.index('class="views"') :]
+    pairs = re.findall(r'src="data:[^,]*,([^"]*)" alt="[^"]*"><img[^>]*src="data:[^,]*,([^"]*)" alt="(.*?)"', page)
+    maps = [pair for pair in pairs if "heat map" in pair[2].lower()]
+    assert len(maps) == len(failed.defects) + len(failed.views)
+    assert views.count("Heat map of") == len(failed.views)
+    for plain, heat, _ in maps:
+        grey, coloured = (
+            np.asarray(Image.open(BytesIO(b64decode(data))).convert("RGB")).astype(int) for data in (plain, heat)
+        )
+        assert np.ptp(grey, axis=2).max() < 40  # the plate has no colours
+        assert (np.ptp(coloured, axis=2) > 60).mean() > 0.005
 
 
 def test_a_peak_survives_thinning():

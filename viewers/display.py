@@ -57,11 +57,11 @@ class Display:
         return cKDTree(self.vertices_mm)
 
 
-def display_of(inspection: Inspection, limit: int) -> Display:
-    """The inspection's surface with at most `limit` vertices."""
+def display_of(inspection: Inspection, limit: int, reach_mm: float | None = None) -> Display:
+    """The inspection's surface with at most `limit` vertices; `reach_mm` as for `quantities`."""
     rank = np.nan_to_num(inspection.points.anomaly_score, nan=-np.inf)
     kept, faces = thinned(inspection.vertices_mm, inspection.faces, rank, limit)
-    shown = tuple(replace(quantity, values=quantity.values[kept]) for quantity in quantities(inspection))
+    shown = tuple(replace(quantity, values=quantity.values[kept]) for quantity in quantities(inspection, reach_mm))
     vertices = inspection.vertices_mm[kept].astype(np.float32)
     return Display(vertices, faces, shown, len(inspection.vertices_mm))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rad3d.arrays import Colours, Faces, Points, Values
 from rad3d.errors import DependencyError, ResultError
 from rad3d.files import atomic_file
 from rad3d.result import Defect, Inspection, heat_colours
@@ -47,19 +48,23 @@ def write_glb(inspection: Inspection, path: str | Path) -> Path:
 
     Colours are linear light (glTF 2.0, 3.7.2.1), so that viewers show those of the report.
     """
+    path = Path(path)
+    light = linear_light(heat_colours(inspection.points.anomaly_score, inspection.threshold))
+    with atomic_file(path) as partial:
+        partial.write_bytes(glb(inspection.vertices_mm / MM_PER_METRE, inspection.faces, light))
+    return path
+
+
+def glb(vertices: Points, faces: Faces | None, light: Colours) -> bytes:
+    """A mesh, or a cloud where there are no faces, coated in colours of linear light (n, 3) uint8."""
     import trimesh
     from trimesh.exchange.gltf import export_glb
 
-    path = Path(path)
-    colours = linear_light(heat_colours(inspection.points.anomaly_score, inspection.threshold))
-    vertices = inspection.vertices_mm / MM_PER_METRE
-    if inspection.faces is None:
-        shape = trimesh.PointCloud(vertices, colors=colours)
+    if faces is None:
+        shape = trimesh.PointCloud(vertices, colors=light)
     else:
-        shape = trimesh.Trimesh(vertices, inspection.faces, vertex_colors=colours, process=False)
-    with atomic_file(path) as partial:
-        partial.write_bytes(export_glb(trimesh.Scene(shape), tree_postprocessor=_coated))
-    return path
+        shape = trimesh.Trimesh(vertices, faces, vertex_colors=light, process=False)
+    return bytes(export_glb(trimesh.Scene(shape), tree_postprocessor=_coated))
 
 
 def to_open3d(inspection: Inspection) -> Any:
@@ -97,9 +102,12 @@ def linear_light(colours: np.ndarray) -> np.ndarray:
     >>> linear_light(np.array([[0, 128, 255]], np.uint8))
     array([[  0,  55, 255]], dtype=uint8)
     """
-    share = colours / 255.0
-    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return np.asarray((255 * light).round().astype(np.uint8))
+    return np.asarray((255 * light_of(colours / 255.0)).round().astype(np.uint8))
+
+
+def light_of(share: Values) -> Values:
+    """Linear light of display colours, both 0-1."""
+    return np.asarray(np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4))
 
 
 def _coated(tree: dict[str, Any]) -> None:

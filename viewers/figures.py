@@ -5,6 +5,7 @@ Every function draws on `ax` where one is given and on a new figure otherwise, a
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ import numpy as np
 from PIL import Image as PilImage
 
 from rad3d.arrays import Image, Indices, Points, Values
-from rad3d.result import Inspection, heat_colours
+from rad3d.result import Inspection, ViewScores, heat_colours
 from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops
-from rad3d.viewers.measures import number
+from rad3d.viewers.measures import number, short, view_title
 from rad3d.viewers.pictures import overlay
 
 if TYPE_CHECKING:
@@ -30,40 +31,68 @@ SHEET_DPI = 150
 BETWEEN = 0.03
 """Between pictures of a contact sheet, as share of their width."""
 INK = "#262626"
+HEAD, TITLE = 0.97, 0.3
+"""Inches of a contact sheet for the verdict, and over each view for its name."""
+LETTERS = 12
+"""In an inch of a contact sheet, of a name that has to fit."""
 LEAST_BAR = 0.5
 """Where the bars of a histogram with a logarithmic axis begin."""
 
 
 def contact_sheet_figure(inspection: Inspection) -> "Figure":
     """All views, each with its heat map beside it and the anomalous region outlined."""
-    figure, paper = _sheet(inspection)
+    return _pasted(*_sheet(inspection))
+
+
+def contact_sheet_pages(inspection: Inspection, size: tuple[float, float]) -> list["Figure"]:
+    """The same on pages of that width and height in inches, as many as the views need."""
+    row_height = _row(inspection.views, size[0])[1]
+    each = _columns(inspection.views) * max(1, int((size[1] - HEAD) / row_height))
+    parts = [inspection.views[start : start + each] for start in range(0, len(inspection.views), each)]
+    return [_pasted(*_sheet(replace(inspection, views=views), size)) for views in parts]
+
+
+def _pasted(figure: "Figure", paper: Image) -> "Figure":
     ax = figure.add_axes((0, 0, 1, 1), zorder=-1)
     ax.set_axis_off()
     ax.imshow(paper, interpolation="none", aspect="auto")
     return figure
 
 
-def _sheet(inspection: Inspection) -> tuple["Figure", Image]:
-    """The words of a contact sheet, and its pictures as one: matplotlib is slow with many."""
+def _columns(views: Sequence[ViewScores]) -> int:
+    return max(1, min(VIEWS_PER_ROW // 2, len(views)))
+
+
+def _row(views: Sequence[ViewScores], width: float) -> tuple[float, float]:
+    """Inches: the width of a picture on a sheet of that width, and the height of a row with its words."""
+    columns = _columns(views)
+    side = 0.92 * width / (2 * columns * (1 + BETWEEN) - BETWEEN)
+    ratio = views[0].image.shape[0] / views[0].image.shape[1] if views else 0.2
+    return side, side * ratio + TITLE
+
+
+def _sheet(inspection: Inspection, size: tuple[float, float] | None = None) -> tuple["Figure", Image]:
+    """The words of a contact sheet, and its pictures as one: matplotlib is slow with many.
+
+    Args:
+        size: of the sheet in inches; by default as high as the views need.
+    """
     from matplotlib.figure import Figure
 
-    views = inspection.views
-    columns = max(1, min(VIEWS_PER_ROW // 2, len(views)))
-    rows = max(1, ceil(len(views) / columns))
-    ratio = views[0].image.shape[0] / views[0].image.shape[1] if views else 0.2
-    width, head, title = 4.4 * columns, 0.97, 0.3
-    side = 0.92 * width / (2 * columns * (1 + BETWEEN) - BETWEEN)
-    row_height = side * ratio + title
-    height = head + rows * row_height
+    views, columns = inspection.views, _columns(inspection.views)
+    width = size[0] if size else 4.4 * columns
+    side, row_height = _row(views, width)
+    height = size[1] if size else HEAD + max(1, ceil(len(views) / columns)) * row_height
     paper = np.full((round(height * SHEET_DPI), round(width * SHEET_DPI), 3), 255, np.uint8)
     figure = Figure(figsize=(paper.shape[1] / SHEET_DPI, paper.shape[0] / SHEET_DPI))
     for index, view in enumerate(views):
         row, column = divmod(index, columns)
-        left, top = 0.01 * width + 2 * column * side * (1 + BETWEEN), head + row * row_height
+        left, top = 0.01 * width + 2 * column * side * (1 + BETWEEN), HEAD + row * row_height
         for picture in (view.image, overlay(view, inspection.threshold)):
-            _paste(paper, picture, (left, top, side, side * ratio))
+            _paste(paper, picture, (left, top, side, row_height - TITLE))
             left += side * (1 + BETWEEN)
-        name = view.name if np.isfinite(view.score).any() else f"{view.name}, not inspected"
+        name = short(view_title(view.name), int(LETTERS * side))
+        name = name if np.isfinite(view.score).any() else f"{name}, not inspected"
         at = (left - 2 * side * (1 + BETWEEN)) / width, 1 - (top - 0.04) / height
         figure.text(*at, name, size=8, va="bottom", parse_math=False)
     if not views:
@@ -78,7 +107,8 @@ def _sheet(inspection: Inspection) -> tuple["Figure", Image]:
         va="top",
     )
     # parse_math: a name such as a$b$c is text, never markup
-    caption = f"{inspection.specimen}\nscore {number(inspection.score)}, threshold {number(inspection.threshold)}"
+    name = short(inspection.specimen, int(LETTERS * (width - 2)))
+    caption = f"{name}\nscore {number(inspection.score)}, threshold {number(inspection.threshold)}"
     figure.text(0.01 + 1.5 / width, 1 - 0.1 / height, caption, size=9, va="top", parse_math=False)
     _colour_bar(figure, inspection.threshold, (0.945, 0.15, 0.5 / width * 0.35, 0.6))
     return figure, paper

@@ -16,13 +16,25 @@ from rad3d.errors import DependencyError, Rad3dError, ResultError
 from rad3d.geometry import bounding_sphere, inverse, unit
 from rad3d.io import read_scan
 from rad3d.memory import Memory
-from rad3d.result import UNSEEN_GREY, Defect, Inspection, ViewScores
+from rad3d.result import Defect, Inspection, ViewScores
 from rad3d.scan import Scan
-from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, Quantity, colour_stops, quantities
+from rad3d.viewers.colours import (
+    CATEGORIES,
+    STAGE,
+    UNSEEN,
+    VERDICT_COLOURS,
+    VERDICT_SYMBOLS,
+    Quantity,
+    colour_stops,
+    quantities,
+    rgb,
+)
 from rad3d.viewers.display import thinned
+from rad3d.viewers.exports import glb
+from rad3d.viewers.lighting import AMBIENT, FULL, LAMPS, before_tone_mapping
 from rad3d.viewers.measures import defect_measures, number
 from rad3d.viewers.outlook import Outlook
-from rad3d.viewers.pictures import close_up, on_white, overlay, pair_caption, patch_pair
+from rad3d.viewers.pictures import close_up, on_stage, overlay, pair_caption, patch_pair
 from rad3d.viewers.segmenting import Segmenter
 
 if TYPE_CHECKING:
@@ -38,7 +50,6 @@ OWN_COLOUR = "Own colour"
 GAP = 0.25
 """Between specimens side by side, as share of the widest."""
 BUTTON = (72, 86, 102)
-LIGHT = 0.8
 FIELD_OF_VIEW = 0.75
 """Radians, of the height."""
 PANEL_PIXELS = 560
@@ -111,7 +122,7 @@ def shown(item: Inspection | Scan | Memory) -> Shown:
     positions = item.points_mm.reshape(-1, 3)
     of_specimen = np.repeat(item.specimen_index, positions.shape[0] // max(len(item), 1))
     placed = np.isfinite(positions).all(axis=1)
-    palette = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in CATEGORIES], np.uint8)
+    palette = np.stack([rgb(colour) for colour in CATEGORIES])
     colours = palette[of_specimen[placed] % len(palette)]
     part = item.specimens[0].part if item.specimens else "memory"
     return _plain(f"{part}: {int(placed.sum()):,} remembered patches", positions[placed], None, colours)
@@ -262,7 +273,13 @@ class Viewer:
     def _stage(self) -> None:
         scene = self.server.scene
         scene.set_up_direction("+z")
-        scene.configure_default_lights(cast_shadow=False)
+        scene.configure_default_lights(enabled=False)
+        scene.configure_environment_map(None)
+        # a surface that reflects everything shows 1 / pi of the light that falls on it
+        scene.add_light_ambient("/light/ambient", intensity=np.pi * FULL * AMBIENT)
+        for index, (towards, share) in enumerate(LAMPS):
+            scene.add_light_directional(f"/light/{index}", intensity=np.pi * FULL * share, position=towards)
+        scene.set_background_image(np.full((2, 2, 3), rgb(STAGE), np.uint8), format="png")
         camera = self.server.initial_camera
         camera.position, camera.look_at = self._from_afar(1.0), _triple(self._centre)
         camera.fov, camera.near, camera.far = FIELD_OF_VIEW, 0.005 * self._radius, 100 * self._radius
@@ -336,17 +353,17 @@ class Viewer:
         with self._lock, self.server.atomic():
             first = not self._drawn
             for index, (item, offset) in enumerate(self._placed()):
-                colours = item.colours.get(self.mode.value)
-                rgb = np.full((len(item.vertices_mm), 3), UNSEEN_GREY, np.uint8) if colours is None else colours()
+                known = item.colours.get(self.mode.value)
+                colours = np.tile(rgb(UNSEEN), (len(item.vertices_mm), 1)) if known is None else known()
                 if item.faces is None and not first:
-                    self._drawn[index].colors = rgb
+                    self._drawn[index].colors = colours
                     continue
-                drawn = self._draw(f"/part/{index}", item, rgb, offset)
+                drawn = self._draw(f"/part/{index}", item, colours, offset)
                 self._drawn[index : index + 1] = [drawn]
             scales = [item.quantities[self.mode.value] for item in self.items if self.mode.value in item.quantities]
             self._legend.content = _legend(scales[0]) if scales else ""
 
-    def _draw(self, name: str, item: Shown, rgb: Colours, offset: Vector) -> Any:
+    def _draw(self, name: str, item: Shown, colours: Colours, offset: Vector) -> Any:
         scene = self.server.scene
         if item.faces is None:
             spacing = 2.2 * self._radius / np.sqrt(len(item.vertices_mm))
@@ -354,18 +371,15 @@ class Viewer:
             return scene.add_point_cloud(
                 name,
                 points,
-                rgb,
+                colours,
                 point_size=float(spacing),
                 point_shape="circle",
                 precision="float32",  # in 16 bits, points 2 m from the origin would lie in layers 1 mm apart
                 position=_triple(offset),
             )
-        import trimesh
-
-        # GLB colours are linear light (glTF 2.0, 3.9.2); a little darker, since the lights add up to more than one
-        linear = (255 * LIGHT * (rgb / 255.0) ** 2.2).round().astype(np.uint8)
-        mesh = trimesh.Trimesh(item.vertices_mm, item.faces, vertex_colors=linear, process=False)
-        return scene.add_mesh_trimesh(name, mesh, position=_triple(offset))
+        return scene.add_glb(
+            name, glb(item.vertices_mm, item.faces, before_tone_mapping(colours)), position=_triple(offset)
+        )
 
     def _ghost(self, nominal: Scan) -> None:
         """The nominal where each item lies, with a switch."""
@@ -497,7 +511,7 @@ class Viewer:
             name,
             fov=float(2 * np.arctan(height / 2 / view.intrinsics[1, 1])),
             aspect=width / height,
-            scale=0.16 * self._radius,
+            scale=0.07 * self._radius,
             image=overlay(view, threshold)[::step, ::step],
             format="jpeg",
             wxyz=wxyz,
@@ -523,7 +537,7 @@ class Viewer:
         camera = event.client.camera
         picture = event.client.get_render(camera.image_height, camera.image_width, transport_format="png")
         file = io.BytesIO()
-        PilImage.fromarray(on_white(picture)).save(file, "PNG")
+        PilImage.fromarray(on_stage(picture)).save(file, "PNG")
         event.client.send_file_download("rad3d.png", file.getvalue(), save_immediately=True)
 
 
@@ -594,7 +608,8 @@ def _legend(quantity: Quantity) -> str:
         "<div class='rad3d-legend' style='padding:0.2em 1em 0.5em;font-size:0.8em'>"
         f"<div style='height:10px;border-radius:2px;background:linear-gradient(to right,{stops})'></div>"
         f"<div style='display:flex;justify-content:space-between'>{ticks}</div>"
-        f"<div style='opacity:0.75'>{escape(quantity.title)}; grey: not inspected</div></div>"
+        f"<div>{escape(quantity.title)}; <span style='display:inline-block;width:0.8em;height:0.8em;"
+        f"background:{UNSEEN}'></span> not inspected</div></div>"
     )
 
 

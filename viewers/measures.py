@@ -44,6 +44,20 @@ def percent(share: float | None) -> str:
     return f"{min(max(100 * share, 0.1), 99.9):.1f}%"
 
 
+def short(text: str, most: int) -> str:
+    """Not more than so many characters; an ellipsis stands for the rest."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def view_title(name: str) -> str:
+    """Rendered views have numbers for names.
+
+    >>> view_title("010"), view_title("left camera")
+    ('View 010', 'left camera')
+    """
+    return f"View {name}" if name.isdigit() else name
+
+
 def defect_measures(defect: Defect) -> list[tuple[str, str]]:
     """What there is to say about a defect, by name, with units; the known measures first, then any other."""
     known = {f.name: getattr(defect, f.name) for f in fields(defect) if f.name not in _LEFT_OUT}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill, wrap
+from textwrap import fill, shorten, wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +11,15 @@ from rad3d.arrays import Image
 from rad3d.errors import ResultError
 from rad3d.files import atomic_file
 from rad3d.result import Inspection
-from rad3d.viewers.colours import VERDICT_COLOURS, VERDICT_SYMBOLS
+from rad3d.viewers.colours import VERDICT_COLOURS, VERDICT_SYMBOLS, deviation_reach
 from rad3d.viewers.display import display_of
-from rad3d.viewers.figures import contact_sheet_figure, score_histogram
-from rad3d.viewers.measures import defect_measures, number, percent
+from rad3d.viewers.figures import contact_sheet_pages, score_histogram
+from rad3d.viewers.measures import defect_measures, number, percent, short
 from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
     drawn,
-    on_white,
+    on_stage,
     pair_caption,
     patch_pair,
 )
@@ -33,7 +33,7 @@ POINTS = 150_000
 POINTS_OF_ALL = 1_000_000
 """Vertices drawn of one specimen, and of all together, so that many specimens take no longer than people wait."""
 SPECIMENS_PER_PAGE = 40
-DEFECTS_PER_PAGE = 6
+DEFECTS_PER_PAGE = 4
 LINES_PER_PAGE = 66
 MUTED = "#5b646e"
 
@@ -53,17 +53,22 @@ def write_pdf(results: Sequence[Inspection], path: str | Path, *, title: str = "
         if len(results) > 1:
             for start in range(0, len(results), SPECIMENS_PER_PAGE):
                 pages.savefig(_summary(results, start, title))
-        points = min(POINTS, POINTS_OF_ALL // len(results))
+        points, reach = min(POINTS, POINTS_OF_ALL // len(results)), deviation_reach(results)
         for inspection in results:
-            for figure in pages_of(inspection, points):
+            for figure in pages_of(inspection, points, reach):
                 pages.savefig(figure)
     return path
 
 
-def pages_of(inspection: Inspection, points: int = POINTS) -> list["Figure"]:
-    """One specimen: what was found, drawn with so many vertices, its views, and where the result comes from."""
-    views = [contact_sheet_figure(inspection)] if inspection.views else []
-    return [*_specimen(inspection, points), *views, *_provenance(inspection)]
+def pages_of(inspection: Inspection, points: int = POINTS, reach_mm: float | None = None) -> list["Figure"]:
+    """One specimen: what was found, its views, and where the result comes from.
+
+    Args:
+        points: vertices that are drawn.
+        reach_mm: the deviation of the last colour; by default from this specimen alone.
+    """
+    views = contact_sheet_pages(inspection, A4) if inspection.views else []
+    return [*_specimen(inspection, points, reach_mm), *views, *_provenance(inspection)]
 
 
 def _page() -> "Figure":
@@ -75,10 +80,6 @@ def _page() -> "Figure":
 def _say(figure: "Figure", x: float, y: float, text: str, **style: Any) -> None:
     """Text from its upper left; names are never read as markup."""
     figure.text(x, y, text, va="top", parse_math=False, **style)
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
@@ -93,7 +94,7 @@ def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
     for row, inspection in enumerate(results[start : start + SPECIMENS_PER_PAGE]):
         y = 0.865 - 0.0205 * row
         verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict}"
-        _say(figure, columns[0], y, _short(inspection.specimen, 42), size=9)
+        _say(figure, columns[0], y, short(inspection.specimen, 42), size=9)
         _say(figure, columns[1], y, verdict, size=9, color=VERDICT_COLOURS[inspection.verdict], weight="bold")
         cells = (number(inspection.score), str(len(inspection.defects)), percent(inspection.coverage))
         for x, cell in zip(columns[2:], cells, strict=True):
@@ -101,39 +102,39 @@ def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
     return figure
 
 
-def _specimen(inspection: Inspection, points: int) -> list["Figure"]:
+def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> list["Figure"]:
     """Findings of one specimen, on as many pages as its defects need."""
-    shown, close = _pictures(inspection, points) if len(inspection.vertices_mm) else ([], [])
+    shown, close = _pictures(inspection, points, reach_mm) if len(inspection.vertices_mm) else ([], [])
     figure = _page()
     verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
-    _say(figure, 0.08, 0.96, _short(inspection.specimen, 60), size=16, weight="bold")
+    _say(figure, 0.08, 0.96, short(inspection.specimen, 42), size=16, weight="bold")
     _say(figure, 0.08, 0.93, verdict, size=14, weight="bold", color=VERDICT_COLOURS[inspection.verdict])
-    _say(figure, 0.3, 0.927, _short(inspection.reason, 80), size=10)
+    _say(figure, 0.3, 0.928, fill(shorten(inspection.reason, 220, placeholder=" …"), 56), size=10)
     _say(
         figure,
         0.08,
-        0.9,
+        0.865,
         f"Score {number(inspection.score)} (fails above {number(inspection.threshold)}), "
-        f"{len(inspection.defects)} defects, {percent(inspection.coverage)} of the inspectable and "
-        f"{percent(inspection.coverage_total)} of the whole surface judged",
+        f"{len(inspection.defects)} defects, {percent(inspection.coverage)} of the inspectable\n"
+        f"and {percent(inspection.coverage_total)} of the whole surface judged",
         size=9,
         color=MUTED,
     )
     for row, (caption, sides) in enumerate(shown):
         for column, side in enumerate(sides):
-            ax = figure.add_axes((0.08 + 0.42 * column, 0.675 - 0.215 * row, 0.42, 0.2))
+            ax = figure.add_axes((0.08 + 0.425 * column, 0.615 - 0.22 * row, 0.42, 0.2))
             ax.imshow(side)
             ax.set_axis_off()
-        _say(figure, 0.08, 0.88 - 0.215 * row, caption, size=8)
-    score_histogram(inspection, ax=figure.add_axes((0.14, 0.28, 0.75, 0.15)))
+        _say(figure, 0.08, 0.83 - 0.22 * row, caption, size=8)
+    score_histogram(inspection, ax=figure.add_axes((0.14, 0.18, 0.75, 0.15)))
     pages = [figure]
     for start in range(0, len(inspection.defects), DEFECTS_PER_PAGE):
         figure = _page()
-        _say(figure, 0.08, 0.96, f"Defects of {_short(inspection.specimen, 50)}", size=13, weight="bold")
+        _say(figure, 0.08, 0.96, f"Defects of {short(inspection.specimen, 40)}", size=13, weight="bold")
         shown_defects = inspection.defects[start : start + DEFECTS_PER_PAGE]
         for row, (defect, picture) in enumerate(zip(shown_defects, close[start:], strict=False)):
-            top = 0.92 - 0.15 * row
-            ax = figure.add_axes((0.08, top - 0.13, 0.28, 0.13))
+            top = 0.92 - 0.22 * row
+            ax = figure.add_axes((0.08, top - 0.16, 0.28, 0.16))
             ax.imshow(picture)
             ax.set_axis_off()
             lines = "\n".join(f"{name}: {value}" for name, value in defect_measures(defect))
@@ -150,18 +151,20 @@ def _specimen(inspection: Inspection, points: int) -> list["Figure"]:
     return pages
 
 
-def _pictures(inspection: Inspection, points: int) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
+def _pictures(
+    inspection: Inspection, points: int, reach_mm: float | None
+) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
     """The part from two sides in the colours of each quantity, with a caption; and each defect close up."""
-    display = display_of(inspection, points)
+    display = display_of(inspection, points, reach_mm)
     cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
     shown = [quantity for quantity in display.quantities if quantity.scale != "sequential"][:2]
     front, back, *close = drawn(display, cameras, shown)
     pictures = []
     for row, quantity in enumerate(shown):
         scale = f"{number(quantity.low)} to {number(quantity.high)} {quantity.unit}".strip()
-        caption = f"{quantity.label}, colours from {scale}; grey: not inspected"
-        pictures.append((caption, [on_white(front[row]), on_white(back[row])]))
-    return pictures, [on_white(found[0]) for found in close]
+        caption = f"{quantity.label}, colours from {scale}; dark grey: not inspected"
+        pictures.append((caption, [on_stage(front[row]), on_stage(back[row])]))
+    return pictures, [on_stage(found[0]) for found in close]
 
 
 def _provenance(inspection: Inspection) -> list["Figure"]:
@@ -169,11 +172,11 @@ def _provenance(inspection: Inspection) -> list["Figure"]:
     lines: list[tuple[str, str]] = []
     for name, value in provenance(inspection):
         first, *more = wrap(value, 80) or ["–"]
-        lines += [(_short(name, 34), first), *(("", line) for line in more)]
+        lines += [(short(name, 34), first), *(("", line) for line in more)]
     pages = []
     for start in range(0, len(lines), LINES_PER_PAGE):
         figure = _page()
-        _say(figure, 0.08, 0.96, f"Where {_short(inspection.specimen, 50)} comes from", size=13, weight="bold")
+        _say(figure, 0.08, 0.96, f"Where {short(inspection.specimen, 36)} comes from", size=13, weight="bold")
         for row, (name, value) in enumerate(lines[start : start + LINES_PER_PAGE]):
             _say(figure, 0.08, 0.92 - 0.013 * row, name, size=8, color=MUTED)
             _say(figure, 0.36, 0.92 - 0.013 * row, value, size=8)

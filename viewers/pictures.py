@@ -16,7 +16,7 @@ from rad3d.render.shading import pixel_rays, shade
 from rad3d.render.splat import Splatter
 from rad3d.result import Defect, Inspection, PatchPair, ViewScores, heat_colours
 from rad3d.scan import Scan
-from rad3d.viewers.colours import Quantity
+from rad3d.viewers.colours import STAGE, Quantity, rgb
 from rad3d.viewers.display import Display
 from rad3d.viewers.measures import number
 from rad3d.viewers.outlook import UNKNOWN
@@ -26,8 +26,8 @@ SIDES = (UNKNOWN, -UNKNOWN)
 """Two opposite directions that together show most of a part."""
 ANGLE = 0.5
 """Field of view in radians: narrow, so that a part looks as in a drawing."""
-SHADE = 0.55
-"""How much of the brightness is light and shadow; the rest stays as in the legend."""
+SHADE = 0.25
+"""How much of the brightness is light and shadow; the rest stays as in the legend, which is why it is little."""
 GREY_ALBEDO = 0.75
 NEAREST = 3
 
@@ -63,7 +63,7 @@ def drawn(display: Display, cameras: Sequence[Camera], shown: Sequence[Quantity]
         for palette in palettes:
             picture = np.zeros((*surface.shape, 4), np.uint8)
             blended = sum(weights[:, k, None] * palette[vertices[:, k]] for k in range(vertices.shape[1]))
-            picture[surface, :3] = ((1 - SHADE + SHADE * light) * blended).clip(0, 255).round()
+            picture[surface, :3] = ((1 - SHADE + SHADE * light) * blended).round()
             picture[surface, 3] = 255
             pictures[-1].append(picture)
     return pictures
@@ -96,7 +96,7 @@ def _cloud_seen(display: Display, cameras: Sequence[Camera]) -> Iterator[Seen]:
         surface = np.isfinite(view.points_mm).all(axis=2)
         distance, nearest = display.tree.query(view.points_mm[surface], k=list(range(1, count + 1)), workers=-1)
         weight = 1 / np.maximum(distance, 1e-9) ** 2
-        light = view.image[surface].mean(axis=1, keepdims=True) / (255 * GREY_ALBEDO)
+        light = np.minimum(view.image[surface].mean(axis=1, keepdims=True) / (255 * GREY_ALBEDO), 1)
         yield surface, nearest, weight / weight.sum(axis=1, keepdims=True), light
 
 
@@ -185,7 +185,7 @@ def webp(picture: np.ndarray, longest: int = 448) -> bytes:
     return file.getvalue()
 
 
-def on_white(picture: np.ndarray) -> Image:
-    """A picture (H, W, 4) on white paper (H, W, 3)."""
+def on_stage(picture: np.ndarray) -> Image:
+    """A picture (H, W, 4) before the colour of the stage (H, W, 3)."""
     alpha = picture[..., 3:] / 255
-    return np.asarray((picture[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
+    return np.asarray((picture[..., :3] * alpha + rgb(STAGE) * (1 - alpha)).round().astype(np.uint8))

@@ -3,7 +3,8 @@
 (() => {
   const nonce = document.currentScript.nonce; // the page's policy runs no other script
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const GREY = [128, 128, 128]; // not inspected
+  const parts = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
+  const UNSEEN = parts(getComputedStyle(document.documentElement).getPropertyValue("--unseen").trim());
   const HOLE = 65535; // the step that stands for "no value"
   const START = { azimuth: -2.2, elevation: 0.55 };
   const STEEPEST = Math.PI / 2 - 0.01;
@@ -40,7 +41,7 @@
     for (const quantity of scene.quantities) {
       const values = new Uint16Array(await inflate(quantity.values));
       quantity.decoded = Float32Array.from(values, (step) => (step === HOLE ? NaN : quantity.low + step * quantity.step));
-      quantity.rgb = quantity.colours.map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
+      quantity.rgb = quantity.colours.map(parts);
     }
   };
 
@@ -52,7 +53,7 @@
       const below = Math.min(Math.floor(place), rgb.length - 2);
       for (let c = 0; c < 3; c++)
         result[3 * k + c] = Number.isNaN(value)
-          ? GREY[c] : rgb[below][c] + (rgb[below + 1][c] - rgb[below][c]) * (place - below);
+          ? UNSEEN[c] : rgb[below][c] + (rgb[below + 1][c] - rgb[below][c]) * (place - below);
     });
     return result;
   };
@@ -94,11 +95,12 @@
       this.renderer.setPixelRatio(window.devicePixelRatio);
       this.camera = new THREE.PerspectiveCamera(this.data.field_of_view, 1, 1, 10);
       this.camera.up.set(0, 0, 1);
-      const lamp = new THREE.DirectionalLight(0xffffff, 0.5);
+      // together no more than 1, and little of it from the lamp: colours stay those of the legend
+      const lamp = new THREE.DirectionalLight(0xffffff, 0.18);
       lamp.position.set(-0.5, 0.9, 0.7);
       this.camera.add(lamp, lamp.target);
       this.world = new THREE.Scene();
-      this.world.add(this.camera, new THREE.AmbientLight(0xffffff, 0.62), this.surface(THREE));
+      this.world.add(this.camera, new THREE.AmbientLight(0xffffff, 0.82), this.surface(THREE));
       this.caster = new THREE.Raycaster();
       this.caster.params.Points.threshold = 0.01 * this.data.radius;
       this.page.classList.add("drawn");
@@ -130,7 +132,7 @@
       geometry.setAttribute("color", new THREE.BufferAttribute(new Uint8Array(3 * count), 3, true));
       if (corners) {
         geometry.setIndex(new THREE.BufferAttribute(corners, 1));
-        const paint = { vertexColors: true, flatShading: true, side: THREE.DoubleSide, specular: 0x0c0c0c, shininess: 20 };
+        const paint = { vertexColors: true, flatShading: true, side: THREE.DoubleSide, specular: 0x000000 };
         this.part = new THREE.Mesh(geometry, new THREE.MeshPhongMaterial(paint));
       } else {
         const size = 2.4 * this.data.radius / Math.sqrt(count) + 0.004 * this.data.radius;

@@ -23,7 +23,7 @@ import numpy as np
 from rad3d.errors import DependencyError, ResultError
 from rad3d.files import atomic_file
 from rad3d.result import Defect, Inspection, versions
-from rad3d.viewers.colours import VERDICT_SYMBOLS, Quantity, colour_stops
+from rad3d.viewers.colours import STAGE, UNSEEN, VERDICT_SYMBOLS, Quantity, colour_stops, deviation_reach
 from rad3d.viewers.display import Display, display_of
 from rad3d.viewers.measures import defect_measures, number, percent
 from rad3d.viewers.pictures import (
@@ -73,13 +73,16 @@ def report_html(results: Sequence[Inspection], *, title: str = "Inspection repor
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset("report.html"))
     limit = min(POINTS, POINTS_OF_ALL // len(results))
     shown = max(2, PICTURES_OF_ALL // len(results) // 2) if views else 0
-    specimens = [_specimen(inspection, index, limit, shown) for index, inspection in enumerate(results)]
+    reach = deviation_reach(results)
+    specimens = [_specimen(inspection, index, limit, shown, reach) for index, inspection in enumerate(results)]
     verdicts = [inspection.verdict for inspection in results]
     return page.render(
         title=title,
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         specimens=specimens,
         counts=[(v, VERDICT_SYMBOLS[v], verdicts.count(v)) for v in ("fail", "incomplete", "pass") if v in verdicts],
+        unseen=UNSEEN,
+        stage=STAGE,
         style=_asset("report.css"),
         script=_asset("report.js"),
         three=_three(),
@@ -97,9 +100,11 @@ def inspection_html(inspection: Inspection) -> str:
     )
 
 
-def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dict[str, Any]:
+def _specimen(inspection: Inspection, index: int, limit: int, views: int, reach_mm: float) -> dict[str, Any]:
     """Everything the template shows of one specimen."""
-    shown = _shown(inspection, limit) if len(inspection.vertices_mm) else {"stills": (), "defects": (), "scene": None}
+    shown: dict[str, Any] = {"stills": (), "defects": (), "scene": None}
+    if len(inspection.vertices_mm):
+        shown = _shown(inspection, limit, reach_mm)
     return {
         "id": f"specimen-{index}",
         "inspection": inspection,
@@ -119,9 +124,9 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int) -> dic
     }
 
 
-def _shown(inspection: Inspection, limit: int) -> dict[str, Any]:
+def _shown(inspection: Inspection, limit: int, reach_mm: float) -> dict[str, Any]:
     """What is drawn of the surface."""
-    display = display_of(inspection, limit)
+    display = display_of(inspection, limit, reach_mm)
     cameras = cameras_of_part(display) + [camera_of_defect(display, defect) for defect in inspection.defects]
     main = [quantity for quantity in display.quantities if quantity.scale != "sequential"] or display.quantities[:1]
     front, back, *close = drawn(display, cameras, main)
