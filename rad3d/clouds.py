@@ -140,8 +140,11 @@ _TEXT_REMEDY = "write one point per line: 1.5 2.0 3.0, or 1,5;2,0;3,0"
 
 def looks_like_points(path: Path) -> bool:
     """Whether a text file may be a cloud: it is empty, or most words of one of its first lines are numbers, >= 3."""
-    with path.open("rb") as file:
-        text = _decoded(file.read(_HEAD_BYTES))
+    try:
+        with path.open("rb") as file:
+            text = _decoded(file.read(_HEAD_BYTES))
+    except OSError:  # reading it will say what is wrong with it
+        return True
     return not text.strip() or any(_holds_numbers(line) for line in text.splitlines()[:_HEAD_LINES])
 
 

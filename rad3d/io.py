@@ -186,6 +186,14 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
     ".laz": read_las,
 }
 _CLOUD_SUFFIXES = {".pcd", ".xyz", ".txt", ".csv", ".las", ".laz"}
+_UNREAD_SUFFIXES = {
+    ".3dm", ".3ds", ".3mf", ".amf", ".asc", ".blend", ".brep", ".catpart", ".dae", ".dxf", ".e57", ".fbx", ".fls",
+    ".iges", ".igs", ".ipt", ".jt", ".pts", ".ptx", ".sldprt", ".step", ".stp", ".usdz", ".vrml", ".vtk", ".vtp",
+    ".vtu", ".wrl", ".x3d", ".x_t",
+}  # fmt: skip
+"""Geometry in formats that are not read."""
+_LONGEST_PART, _LONGEST_NAME = 120, 200
+"""Bytes of a specimen's name and of one with its parents; file systems allow 255, and some files add to it."""
 
 
 def specimen_name(name: str) -> str:
@@ -194,7 +202,9 @@ def specimen_name(name: str) -> str:
     >>> specimen_name("../a:b"), specimen_name("..")
     ('a_b', 'specimen')
     """
-    return re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", name).strip(". _")[:120] or "specimen"
+    text = name.encode("utf-8", "replace").decode()  # a name that is not UTF-8 holds surrogates, which nothing writes
+    safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text).strip(". _")
+    return safe.encode()[:_LONGEST_PART].decode(errors="ignore").rstrip(". _") or "specimen"
 
 
 def find_scans(
@@ -204,7 +214,7 @@ def find_scans(
 
     Globs are expanded. A directory is one captured specimen if it holds `images/`, `rgb/` or `xyz/`, or sensor
     folders that do; otherwise each mesh or cloud file in it is a specimen, each captured sub-directory is one, and
-    other sub-directories are groups.
+    other sub-directories are groups. Geometry in formats that are not read is left out with a warning.
 
     Args:
         paths: files, directories, globs.
@@ -227,7 +237,7 @@ def find_scans(
             spare(error)
     first: dict[Path, Path] = {}
     for path in found:
-        first.setdefault(path.resolve(), path)
+        first.setdefault(_real(path), path)
     unique = list(first.values())
     names = _unique_names(unique)
     return [ScanSource(path, name, _kind(path)) for path, name in zip(unique, names, strict=True)]
@@ -252,32 +262,52 @@ def _expanded(given: str | Path) -> list[Path]:
 
 def _scans_in(folder: Path, sensor: str | None) -> list[Path]:
     """The specimens of a directory, in order of their names."""
-    found = _walk(folder, sensor)
+    found, unread = _walk(folder, sensor, set())
+    names = ", ".join(str(path.relative_to(folder)) for path in unread)
     if not found:
         raise ScanError(
             folder,
             expected=f"scans ({' '.join(sorted(_READERS))}) or captured specimens (folders with images/ and xyz/)",
-            got="none",
-            remedy="give the folder that holds the scans",
+            got=f"none that can be read, but {names}" if unread else "none",
+            remedy="convert them to PLY" if unread else "give the folder that holds the scans",
         )
+    if unread:
+        _log.warning("%s: not read, convert to PLY what is a scan: %s", folder, names)
     return found
 
 
-def _walk(folder: Path, sensor: str | None) -> list[Path]:
+def _walk(folder: Path, sensor: str | None, seen: set[Path]) -> tuple[list[Path], list[Path]]:
+    """The specimens in a directory, and the geometry that cannot be read; what was `seen` is not entered again."""
     if is_captured(folder, sensor):
         sensor_folder(folder, sensor)  # says now if the sensor has to be chosen
-        return [folder]
+        return [folder], []
+    seen.add(_real(folder))
     found: list[Path] = []
+    unread: list[Path] = []
     for item in sorted(folder.iterdir()):
-        if item.name.startswith(".") or (item / "report.json").is_file():  # a result is no scan
+        if item.name.startswith(".") or _is_result(item):
             continue
+        suffix = item.suffix.lower()
         if item.is_dir():
-            found += _walk(item, sensor)
-        elif item.suffix.lower() in _READERS and (
-            item.suffix.lower() not in (".txt", ".csv") or looks_like_points(item)
-        ):
+            if _real(item) not in seen:
+                scans, others = _walk(item, sensor, seen)
+                found += scans
+                unread += others
+        elif suffix in _UNREAD_SUFFIXES:
+            unread.append(item)
+        elif suffix in _READERS and (suffix not in (".txt", ".csv") or looks_like_points(item)):
             found.append(item)
-    return found
+    return found, unread
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether an inspection wrote a folder; a report.json alone may be anybody's."""
+    return (folder / "report.json").is_file() and (folder / "scored.ply").is_file()
+
+
+def _real(path: Path) -> Path:
+    """Where links lead, also those that lead round in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
@@ -304,7 +334,8 @@ def _name(path: Path, level: int) -> str:
     path = _absolute(path)
     last = path.stem if level < 2 and path.is_file() else path.name
     parents = list(path.parts[1:-1])[-max(level - 1, 1) :] if level else []
-    return "__".join(specimen_name(part) for part in [*parents, last])
+    name = "__".join(specimen_name(part) for part in [*parents, last]).encode()
+    return name[-_LONGEST_NAME:].decode(errors="ignore").lstrip(". _")
 
 
 def _absolute(path: Path) -> Path:

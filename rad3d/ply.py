@@ -107,11 +107,9 @@ def ply_header(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     """Number of rows by element, and the comments, read from the header alone.
 
     Raises:
-        ScanError: not a PLY file.
+        ScanError: missing, or not a PLY file.
     """
-    with path.open("rb") as file:
-        head = file.read(65536)
-    _, elements, comments, _ = _parse_header(path, head)
+    _, elements, comments, _ = _parse_header(path, read_bytes(path, "a PLY file", 65536))
     return {element.name: element.count for element in elements}, comments
 
 

@@ -91,16 +91,17 @@ def show_table(inspections: Sequence["Inspection"]) -> None:
     """One line per specimen."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("specimen", "verdict", "score", "threshold", "defects", "worst defect, or why none", "coverage")
     for inspection in inspections:
         table.add_row(
-            inspection.specimen,
+            Text(inspection.specimen),  # as it is: [red] in a file's name is no markup
             inspection.verdict,
             f"{inspection.score:.2f}",
             f"{inspection.threshold:.2f}",
             str(len(inspection.defects)),
-            worst_of(inspection),
+            Text(worst_of(inspection)),
             f"{inspection.coverage:.0%}",
         )
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)

@@ -2,12 +2,15 @@
 
 import contextlib
 import logging
+import os
 import random
 import re
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ from PIL import Image
 
 from rad3d.errors import Rad3dError, ScanError, UnitError
 from rad3d.io import find_scans, read_scan, read_scans, specimen_name, write_ply
+from rad3d.result import Inspection
 from rad3d.scan import Unit
+from rad3d.terminal import show_table
 
 BOX = trimesh.creation.box((10, 20, 60))
 CLOUD = "0 0 0\n10 0 0\n0 20 5\n"
@@ -295,6 +300,8 @@ def test_degenerate_triangles_are_counted_not_fatal(tmp_path: Path, caplog: pyte
         ("line\nbreak\0", "line_break"),
         ("con:stream", "con_stream"),
         ("x" * 300, "x" * 120),
+        ("漢" * 300, "漢" * 40),
+        ("a\udcff\udcfe.b", "a__.b"),
         ("", "specimen"),
         ("trailing. ", "trailing"),
     ],
@@ -327,6 +334,49 @@ def test_a_directory_of_files(tmp_path: Path) -> None:
     found_here = found(tmp_path)
     assert list(found_here) == ["a", "b", "c", "d", "points"]
     assert list(found_here.values()) == ["mesh", "mesh", "cloud", "cloud", "cloud"]
+
+
+def test_files_that_may_be_scans_are_found_or_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    box(tmp_path / "a.ply")
+    (tmp_path / "b.csv").write_text("")
+    (tmp_path / "c.csv").write_text('"x","y","z"\n"1","2","3"\n')
+    (tmp_path / "d.csv").write_bytes("x;y;z\r\n1;2;3\r\n".encode("utf-16"))
+    (tmp_path / "e.txt").write_text("A line of the header\n" * 20 + CLOUD)
+    (tmp_path / "f.csv").write_text("P1;1,5;2;3\n")
+    for name in ("g.3mf", "h.STEP", "deeper/i.e57", "j.json", "k.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("something")
+    assert list(found(tmp_path)) == ["a", "b", "c", "d", "e", "f"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: not read, convert to PLY what is a scan: deeper/i.e57, g.3mf, h.STEP"
+    ]
+    with pytest.raises(ScanError, match=r"but i\.e57.*convert"):
+        find_scans([tmp_path / "deeper"])
+
+
+def test_results_are_no_scans_but_folders_with_another_report_are(tmp_path: Path) -> None:
+    captured(tmp_path / "a")
+    box(tmp_path / "b" / "c.stl")
+    box(tmp_path / "result" / "scored.ply")
+    for name in ("a", "b", "result"):
+        (tmp_path / name / "report.json").write_text("{}")
+    assert found(tmp_path) == {"a": "captured", "c": "mesh"}
+
+
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    box(tmp_path / "sub" / "a.ply")
+    for name in ("l1", "l2", "sub/up"):
+        (tmp_path / name).symlink_to(tmp_path)
+    assert list(found(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("target", ["lost", "a.ply", "a.csv"])
+@pytest.mark.parametrize("name", ["a.ply", "a.csv"])
+def test_a_link_that_leads_nowhere_is_told_when_it_is_read(tmp_path: Path, target: str, name: str) -> None:
+    (tmp_path / name).symlink_to(target)
+    (source,) = find_scans([tmp_path])
+    with pytest.raises(ScanError, match="nothing there"):
+        read_scan(source.path)
 
 
 def test_groups_and_captured_specimens(tmp_path: Path) -> None:
@@ -382,6 +432,32 @@ def test_clashing_names(tmp_path: Path) -> None:
     assert names[:3] == ["mon__gear", "flange", "tue__gear"]
     assert len({name.casefold() for name in names}) == 6
     assert all("wed" in name for name in names[3:])
+
+
+def test_clashing_names_fit_a_folder(tmp_path: Path) -> None:
+    for part in "一二三":
+        box(tmp_path / (part + "漢" * 60) / ("子" * 60) / ("字" * 60 + ".ply"))
+    names = [source.specimen for source in find_scans([tmp_path])]
+    assert len(set(names)) == 3
+    for name in names:
+        assert "字" * 40 in name
+        (tmp_path / f"{name}.partial").mkdir()
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    box(tmp_path / os.fsdecode(b"\xff\xfe.ply"))
+    box(tmp_path / os.fsdecode(b"gear \xe4.ply"))
+    assert [scan.specimen for scan in read_scans([tmp_path])] == ["gear", "specimen"]
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    inspection = SimpleNamespace(
+        specimen="[red]x", verdict="incomplete", score=1.0, threshold=2.0, defects=[], reason="[b]y", coverage=0.5
+    )
+    show_table([cast(Inspection, inspection)])
+    shown = capsys.readouterr().out
+    assert "[red]x" in shown
+    assert "[b]y" in shown
 
 
 def test_globs_order_and_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
