@@ -20,6 +20,7 @@ from rad3d.scan import Texture
 _log = logging.getLogger(__name__)
 
 _REMEDY = "export or copy the file again"
+_COMPRESSIONS = {"KHR_draco_mesh_compression", "EXT_meshopt_compression"}
 _PLAIN = 200
 """Grey of what has no colour beside coloured geometry."""
 
@@ -266,6 +267,8 @@ def _with_numbered_nodes(data: bytes, binary: bool) -> bytes:
         if magic != b"glTF" or length > len(data):
             raise ValueError(f"truncated: {len(data)} of {length} bytes" if magic == b"glTF" else "not a GLB file")
         header = json.loads(data[20 : 20 + json_length])
+    if compressed := _COMPRESSIONS & set(header.get("extensionsRequired", [])):
+        raise ValueError(f"compressed with {compressed.pop()}: export it without")
     for number, node in enumerate(header.get("nodes", [])):
         node["name"] = str(number)
     text = json.dumps(header).encode()

@@ -100,6 +100,8 @@ def read_ply(path: str | Path) -> PlyData:
         order = "<" if kind == "binary_little_endian" else ">"
         for element in elements:
             tables[element.name], start = _binary_table(path, element, data, start, order)
+    if tables.get("tristrips") and "face" not in tables:
+        raise ScanError(path, expected="faces or points", got="triangle strips", remedy="export the triangles as faces")
     return _ply_data(path, tables, comments)
 
 
@@ -132,8 +134,10 @@ def _parse_header(path: Path, data: bytes) -> tuple[str, list[_Element], tuple[s
                     pass
                 case ["comment" | "obj_info", *_]:
                     comments.append(line.strip().partition(" ")[2])
-                case ["element", name, count] if int(count) >= 0:
+                case ["element", name, count] if int(count) >= 0 and name not in (known for known, _, _ in elements):
                     elements.append((name, int(count), []))
+                case ["property", *_, name] if name in (known.name for known in elements[-1][2]):
+                    raise ValueError(line)
                 case ["property", "list", count_type, item_type, name]:
                     elements[-1][2].append(_Property(name, _TYPES[item_type], _TYPES[count_type]))
                 case ["property", type_, name]:
@@ -179,7 +183,7 @@ def _binary_table(path: Path, element: _Element, data: bytes, start: int, order:
                 [(prop.name, order + prop.type)]
                 if prop.count_type is None
                 else [
-                    (f"#{prop.name}", order + prop.count_type),
+                    (f"{prop.name} count", order + prop.count_type),
                     (prop.name, order + prop.type, (sizes[prop.name],)),
                 ]
             )
@@ -188,7 +192,7 @@ def _binary_table(path: Path, element: _Element, data: bytes, start: int, order:
     end = start + row.itemsize * element.count
     if end <= len(data):
         rows = np.frombuffer(data, row, element.count, start)
-        if all((rows[f"#{name}"] == size).all() for name, size in sizes.items()):
+        if all((rows[f"{name} count"] == size).all() for name, size in sizes.items()):
             table: _Table = {}
             for prop in element.properties:
                 column = rows[prop.name].astype(prop.type)

@@ -236,6 +236,13 @@ def test_gltf_nodes_in_file_order_with_their_transforms(tmp_path: Path) -> None:
     assert mesh.faces.tolist() == [[0, 1, 2], [4, 5, 6], [8, 9, 10], [14, 13, 12]]  # the mirrored one turned round
 
 
+@pytest.mark.parametrize("extension", ["KHR_draco_mesh_compression", "EXT_meshopt_compression"])
+def test_compressed_gltf_is_told_and_not_read_as_zeros(tmp_path: Path, extension: str) -> None:
+    (tmp_path / "a.gltf").write_text(json.dumps(gltf(tmp_path) | {"extensionsRequired": [extension]}))
+    with pytest.raises(ScanError, match=f"{extension}: export it without"):
+        read_gltf(tmp_path / "a.gltf")
+
+
 def test_glb_is_the_same_and_notices_truncation(tmp_path: Path) -> None:
     header = gltf(tmp_path)
     blob = (tmp_path / "data.bin").read_bytes() + b"\0\0"

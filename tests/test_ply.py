@@ -198,6 +198,13 @@ XYZ = "property float x\nproperty float y\nproperty float z\n"
             "end_header\n1 2 3\n3 0 0 1\n",
             "vertex indices from 0 to 1",
         ),
+        (
+            f"ply\nformat ascii 1.0\nelement vertex 3\n{XYZ}element tristrips 1\nproperty list int int vertex_indices\n"
+            "end_header\n0 0 0\n9 0 0\n0 9 0\n3 0 1 2\n",
+            "triangle strips",
+        ),
+        (f"ply\nformat binary_big_endian 1.0\nelement vertex 1\n{XYZ}property int x\nend_header\n{'0' * 16}", "int x"),
+        (f"ply\nformat ascii 1.0\nelement vertex 1\n{XYZ}element vertex 0\nend_header\n1 2 3\n", "element vertex 0"),
     ],
 )
 def test_damaged_files_say_what_is_wrong(tmp_path: Path, text: str, wanted: str) -> None:
