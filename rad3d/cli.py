@@ -299,7 +299,9 @@ def demo(
             )
         console.print(table)
         console.print(f"A specimen fails above {inspector.threshold[0]:.1f}; {inspector.threshold[1].sentence()}.")
-        console.print(f"Look at {folder / 'results'}/*/views.png, scored.ply and report.json.", soft_wrap=True)
+        console.print(
+            f"Look at {folder / 'results'}/*/views.png, scored.ply and report.json.", soft_wrap=True, markup=False
+        )
     return PASS
 
 
@@ -568,6 +570,7 @@ def evaluate(
         skip_bad: leave out files that cannot be read, and count them.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from rad3d.datasets.sample import Choice
@@ -589,7 +592,7 @@ def evaluate(
         track=tracked,
     )
     header, *lines = result.rows()
-    table = Table("metric", *(line[0] for line in lines), title=result.title)
+    table = Table("metric", *(escape(line[0]) for line in lines), title=escape(result.title))
     for column, values in zip(header[1:], zip(*(line[1:] for line in lines), strict=True), strict=True):
         table.add_row(column, *values)
     Console().print(table)

@@ -73,7 +73,7 @@ def settled(
 def _lying(poses: Poses, up: Vector) -> Poses:
     """The poses in which the table's normal (camera frame) is the one nearest to `UP`."""
     normals = poses[:, :3, :3] @ up
-    return poses[normals @ normals[(normals @ UP).argmax()] > np.cos(SAME_TABLE)]
+    return np.asarray(poses[normals @ normals[(normals @ UP).argmax()] > np.cos(SAME_TABLE)])
 
 
 def _shown(poses: Poses, samples: Samples, marks: Samples) -> np.ndarray:
