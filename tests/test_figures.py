@@ -198,6 +198,31 @@ def test_calibration_counts_the_good_above():
     assert "asked 25.0%" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+LINE = np.array([0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: figures.roc_curve(LINE, LINE, ax=ax),
+        lambda ax: figures.precision_recall_curve(LINE, LINE, ax=ax),
+        lambda ax: figures.pro_curve(LINE, LINE, ax=ax),
+        lambda ax: figures.calibration_plot(LINE, 0.5, ax=ax),
+        lambda ax: figures.few_shot_curve([1, 2, 4], LINE, ax=ax),
+    ],
+)
+def test_figures_are_drawn_on_given_axes(draw):
+    ax = Figure().subplots()
+    assert draw(ax) is ax
+    assert ax.lines
+
+
+def test_calibration_shows_scores_of_any_size():
+    ax = figures.calibration_plot(np.array([1.0, 2.0]), 3.0, others=np.array([90.0]))
+    assert ax.get_xscale() == "log"
+    assert figures.calibration_plot(np.array([0.0, 2.0]), 3.0, others=np.array([90.0])).get_xscale() == "linear"
+
+
 def test_few_shot_curve_names_its_shots():
     ax = figures.few_shot_curve([1, 2, 4], np.array([0.7, 0.8, 0.9]), spread=np.array([0.1, 0.05, 0.01]))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
@@ -210,6 +235,8 @@ def test_memory_map_has_equal_axes():
     assert "50 remembered patches of 3 views" in ax.get_title()
     box = np.ptp([ax.get_xlim(), ax.get_ylim(), ax.get_zlim()], axis=1)
     assert np.ptp(box / ax.get_box_aspect()) == pytest.approx(0, abs=1e-6 * box.max())
+    far = figures.memory_map(positions, np.arange(50) % 3, camera_centres_mm=np.eye(3) * 9000)
+    assert np.ptp(far.get_xlim()) < 300  # the part fills its box
 
 
 def test_histogram_counts_all_judged_points(inspection):
@@ -305,15 +332,31 @@ def test_verdict_colours_differ_without_red_and_green():
 
 
 def test_measures_carry_units_and_what_is_new(inspection):
-    measures = dict(defect_measures(inspection.defects[0]))
+    measures = dict(defect_measures(inspection.defects[0], inspection))
     assert measures["Area"] == "12 mm²"
     assert measures["Extent"] == "4 × 3 × 0.1 mm"
     assert "Id" not in measures
     assert not any("–" in value for value in measures.values())  # what is not known is not said
     told = dict(
-        defect_measures(replace(inspection.defects[0], kind="missing material", deviation_mm=-0.4, volume_mm3=2.0))
+        defect_measures(
+            replace(inspection.defects[0], kind="missing material", deviation_mm=-0.4, volume_mm3=2.0), inspection
+        )
     )
     assert (told["Kind"], told["Height or depth"], told["Volume"]) == ("missing material", "-0.4 mm", "2 mm³")
+
+
+def test_measures_say_no_more_than_is_known(inspection):
+    flat = replace(
+        inspection.defects[0], extent_mm=(6.89, 6.12, 0.0), centroid_mm=(-0.01, 2.0, -3.0), geometry_share=0.0245
+    )
+    told = dict(defect_measures(replace(flat, p_value=0.0079, deviation_mm=-0.0), inspection))
+    assert told["Extent"] == "6.89 × 6.12 mm"
+    assert told["Centre"] == "0.0, 2.0, -3.0 mm"
+    assert told["Share of shape"] == "2.5%"  # rounded half to even, of 2.45
+    assert told["Height or depth"] == "0 mm"
+    assert told["p-value"] == "0.0079"
+    tail = replace(inspection, false_reject={"method": "extrapolated"})
+    assert dict(defect_measures(replace(flat, p_value=0.0079), tail))["p-value"] == "0.0079 (extrapolated)"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from itertools import pairwise
 from urllib.request import urlopen
@@ -211,6 +213,7 @@ def test_nominal_stands_where_each_item_was_before_registration(served):
     nominal = Scan("nominal", vertices_mm=item.vertices_mm, faces=item.faces)
     viewer = served([moved, item], nominal=nominal)
     for ghost, drawn in zip(viewer._ghosts, viewer.items, strict=True):
+        assert 0 < ghost.opacity < 0.5  # the part is seen through it
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = vtf.SO3(np.asarray(ghost.wxyz)).as_matrix(), ghost.position
         where = transform_points(pose, ghost.vertices.astype(float))
@@ -339,6 +342,48 @@ def test_only_this_machine_unless_told(served, caplog):
         assert "everybody" not in caplog.text
         served([inspection()], host="0.0.0.0")
     assert "everybody who reaches this machine can see the parts" in caplog.text
+
+
+def test_an_address_of_all_is_told_as_one_to_open(served, caplog):
+    with caplog.at_level(logging.INFO):
+        viewer = served([inspection()], host="0.0.0.0")
+    port = viewer.server.get_port()
+    assert viewer.url == f"http://localhost:{port}"
+    assert f"showing at http://localhost:{port}, elsewhere at http://{socket.gethostname()}:{port} " in caplog.text
+
+
+def test_the_slider_waits_until_its_moves_are_quick(served, monkeypatch):
+    held, prepare = threading.Event(), Segmenter.prepare
+    monkeypatch.setattr(Segmenter, "prepare", lambda segmenter: (held.wait(60), prepare(segmenter)))
+    viewer = served([inspection()])
+    assert viewer.threshold.disabled
+    assert viewer._preparing.visible
+    held.set()
+    for _ in range(600):
+        if not viewer.threshold.disabled:
+            break
+        time.sleep(0.05)
+    assert not viewer.threshold.disabled
+    assert not viewer._preparing.visible
+    assert "_scored" in vars(viewer.items[0].segmenter)
+
+
+def test_legend_names_the_quantity_with_its_unit(served):
+    viewer = served([inspection()])
+    viewer.mode.value = "Signed deviation [mm]"
+    assert "Signed deviation [mm]" in viewer._legend.content
+    assert UNSEEN in viewer._legend.content
+
+
+def test_large_meshes_are_thinned_and_it_is_said(served):
+    mesh = trimesh.creation.icosphere(8, radius=20)
+    viewer = served([Scan("big", vertices_mm=mesh.vertices, faces=mesh.faces)])
+    (item,) = viewer.items
+    assert len(mesh.vertices) > 600_000
+    assert 100_000 < len(item.vertices_mm) <= 250_000
+    assert len(viewer._drawn[0].glb_data) < 20e6
+    assert f"drawn with {len(item.vertices_mm):,} of {len(mesh.vertices):,} points" in viewer._heading()
+    assert "drawn with" not in served([inspection()])._heading()
 
 
 def test_more_points_than_a_browser_draws_are_thinned(served):

@@ -7,7 +7,7 @@ import html
 import json
 import re
 from base64 import b64decode
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import BytesIO
 
 import numpy as np
@@ -233,7 +233,7 @@ def test_printed_pages_hold_every_measure_and_picture(failed):
     item = with_every_measure(failed)
     findings, *defects, views, more_views, _ = pages_of(item)
     printed = " ".join(text.get_text() for page in defects for text in page.texts)
-    for name, value in defect_measures(item.defects[0]):
+    for name, value in defect_measures(item.defects[0], item):
         assert printed.count(f"{name}: {value}") == 5
     drawn = [image.get_array() for page in [findings, *defects] for ax in page.axes for image in ax.images]
     close = [picture for picture in drawn if picture.shape == (200, 260, 3)]
@@ -378,6 +378,22 @@ def test_many_specimens_have_a_summary(failed):
     for verdict in ("✕ 1 fail", "? 1 incomplete", "✓ 1 pass"):
         assert verdict in text_of(summary)
     assert re.findall(r'href="#(specimen-\d)"', summary) == ["specimen-0", "specimen-1", "specimen-2"]
+    order = [text_of(summary).index(name) for name in ("plate-1", "unseen", "good")]
+    assert order == sorted(order)  # the worst first
+    fills = [float(width) for width in re.findall(r'class="fill" style="width: ([\d.]+)%', summary)]
+    assert fills == pytest.approx([50 + 50 * np.log10(2.4), 0, 50 + 50 * np.log10(0.4)], abs=0.1)
+
+
+def test_views_with_numbers_for_names_are_called_views(failed):
+    numbered = replace(failed, views=(replace(failed.views[0], name="010"),))
+    assert "View 010" in text_of(report_html([numbered]))
+    assert "View 010" in said_in_pdf(numbered)
+
+
+def test_stills_have_a_scale_with_numbers(page):
+    stills = page[page.index('class="stills"') : page.index('class="plot"')]
+    assert re.findall(r"<span>(.*?)</span>", stills)[:3] == ["0", "1", "2"]
+    assert stills.count("linear-gradient(") == 2
 
 
 def test_nothing_inspected_is_no_number():
@@ -533,6 +549,27 @@ def test_part_is_drawn_recoloured_and_flown_to(opened, failed, tmp_path):
     assert (np.abs(pixels(tab, tmp_path / "near.png") - deviation).max(axis=2) > 20).mean() > 0.1
 
 
+def test_markers_behind_the_part_are_faint(opened, failed, tmp_path):
+    """The same plate under a lid: both defects face the camera, and neither is seen."""
+    lid = trimesh.creation.box((80, 60, 2), trimesh.transformations.translation_matrix((0, 0, 15)))
+    vertices = np.concatenate([failed.vertices_mm, lid.vertices])
+    faces = np.concatenate([failed.faces, lid.faces + len(failed.vertices_mm)])
+    values = {
+        field.name: np.concatenate([old, np.zeros(len(lid.vertices), old.dtype)])
+        for field in fields(failed.points)
+        if (old := getattr(failed.points, field.name)) is not None
+    }
+    under = replace(failed, specimen="under", vertices_mm=vertices, faces=faces, points=PointScores(**values))
+    path = write_report([failed, under], tmp_path / "r.html")
+    tab = opened(path, ready="#specimen-0[data-ready]", fragment="#specimen-0")
+    tab.wait_for_timeout(1500)
+    assert tab.locator("#specimen-0 .marker").count() == 2
+    assert tab.locator("#specimen-0 .marker.covered").count() == 0
+    tab = opened(path, ready="#specimen-1[data-ready]", fragment="#specimen-1")
+    tab.locator("#specimen-1 .marker.covered").nth(1).wait_for()
+    assert tab.locator("#specimen-1 .marker.behind").count() == 0
+
+
 def test_keyboard_turns_and_chooses(opened, failed, tmp_path):
     tab = opened(write_report([failed], tmp_path / "r.html"), reduced_motion="reduce")
     start = pixels(tab, tmp_path / "a.png")
@@ -632,5 +669,6 @@ def test_without_webgl_there_are_still_pictures(opened, failed, tmp_path):
     path.write_text(page)
     tab = opened(path, ready="body[data-webgl=no]")
     assert "does not offer WebGL" in tab.locator(".readout").inner_text()
+    assert tab.locator(".fly:enabled").count() == 0  # there is nothing to fly through
     assert all(box["width"] > 100 and box["height"] > 50 for box in boxes(tab, ".still img"))
     assert len(boxes(tab, ".still img")) == 4  # score and deviation from two sides

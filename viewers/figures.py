@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from rad3d.arrays import Image, Indices, Points, Values
+from rad3d.geometry import bounding_sphere, unit
 from rad3d.result import Inspection, ViewScores, heat_colours
 from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops
 from rad3d.viewers.measures import number, short, view_title
@@ -31,6 +32,8 @@ SHEET_DPI = 150
 BETWEEN = 0.03
 """Between pictures of a contact sheet, as share of their width."""
 INK = "#262626"
+MOST_TICKS = 5
+"""Along the longest axis of a memory map."""
 HEAD, TITLE = 0.97, 0.3
 """Inches of a contact sheet for the verdict, and over each view for its name."""
 LETTERS = 12
@@ -288,7 +291,8 @@ def calibration_plot(
     Args:
         good: (n,) leave-one-out scores of the good specimens.
         threshold: a specimen fails above it.
-        others: (m,) scores of specimens under inspection, drawn as ticks.
+        others: (m,) scores of specimens under inspection, drawn as ticks; the axis is then logarithmic, since failed
+            ones score many times the threshold.
         false_reject: the asked share of good specimens that fail, drawn as a level.
     """
     ax = _axes(ax, "Calibration", "specimen score", "share of good specimens above")
@@ -298,6 +302,8 @@ def calibration_plot(
     ax.plot(ordered, np.full(len(ordered), 0.0), "|", color=CATEGORIES[0], markersize=9)
     if others is not None and len(others):
         ax.plot(others, np.full(len(others), 0.0), "|", color=CATEGORIES[1], markersize=14, label="inspected")
+        if min(ordered.min(), others.min()) > 0:
+            ax.set_xscale("log")
     ax.axvline(threshold, color="black", linewidth=1, label=f"threshold {number(threshold)}")
     if false_reject is not None:
         ax.axhline(false_reject, color="black", linewidth=1, linestyle=":", label=f"asked {false_reject:.1%}")
@@ -341,10 +347,12 @@ def memory_map(
     Args:
         positions_mm: (n, 3) patch positions in the part frame.
         view_index: (n,) view that each patch came from; its colour.
-        camera_centres_mm: (v, 3) of the views.
+        camera_centres_mm: (v, 3) of the views; drawn near the part on their side of it, not as far as they were.
         surface_mm: (m, 3) points of the part, drawn faint.
         ax: axes with projection="3d".
     """
+    from matplotlib.ticker import MaxNLocator
+
     if ax is None:
         from matplotlib.figure import Figure
 
@@ -355,11 +363,17 @@ def memory_map(
         ax.scatter(*faint.T, s=1, c="#cccccc", depthshade=False)
     ax.scatter(*positions_mm.T, s=5, c=view_index, cmap="viridis", depthshade=False)
     if camera_centres_mm is not None:
-        ax.scatter(*camera_centres_mm.T, s=40, c=np.arange(len(camera_centres_mm)), cmap="viridis", marker="^")
+        middle, radius = bounding_sphere(positions_mm.astype(float))
+        near = middle + 1.2 * radius * unit(camera_centres_mm - middle)
+        ax.scatter(*near.T, s=40, c=np.arange(len(near)), cmap="viridis", marker="^")
     ax.set_title(f"{len(positions_mm):,} remembered patches of {views} views", size=10)
     for name, axis in zip("xyz", (ax.xaxis, ax.yaxis, ax.zaxis), strict=True):
         axis.set_label_text(f"{name} [mm]")
     ax.set_aspect("equal")
+    spans = np.ptp([ax.get_xlim(), ax.get_ylim(), ax.get_zlim()], axis=1)
+    for axis, share in zip((ax.xaxis, ax.yaxis, ax.zaxis), spans / spans.max(), strict=True):
+        axis.set_major_locator(MaxNLocator(max(1, round(MOST_TICKS * share))))  # short axes have room for few
+        axis.set_tick_params(labelsize=7)
     return ax
 
 

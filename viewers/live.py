@@ -1,6 +1,7 @@
 """The interactive viewer: a page in the browser, served from this machine by viser."""
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from rad3d.viewers.colours import (
 from rad3d.viewers.display import thinned
 from rad3d.viewers.exports import glb
 from rad3d.viewers.lighting import AMBIENT, FULL, LAMPS, before_tone_mapping
-from rad3d.viewers.measures import defect_measures, number
+from rad3d.viewers.measures import defect_measures, number, view_title
 from rad3d.viewers.outlook import Outlook
 from rad3d.viewers.pictures import close_up, on_stage, overlay, pair_caption, patch_pair
 from rad3d.viewers.segmenting import Segmenter
@@ -46,6 +47,7 @@ MESH_POINTS = 250_000
 CLOUD_POINTS = 1_000_000
 """Vertices and points sent to the browser, so that a part stays under 20 MB."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ANYWHERE = ("0.0.0.0", "::")
 OWN_COLOUR = "Own colour"
 GAP = 0.25
 """Between specimens side by side, as share of the widest."""
@@ -207,7 +209,8 @@ def serve(
     if server.get_port() != port:
         log.warning("port %d is taken, using %d", port, server.get_port())
     viewer = Viewer(server, displayed, nominal)
-    log.info("showing at http://%s:%d (Ctrl-C ends it)", host, server.get_port())
+    elsewhere = f", elsewhere at http://{socket.gethostname()}:{server.get_port()}" if host in ANYWHERE else ""
+    log.info("showing at %s%s (Ctrl-C ends it)", viewer.url, elsewhere)
     if block:
         try:
             server.sleep_forever()
@@ -247,15 +250,20 @@ class Viewer:
             self._ghost(nominal)
         self._recolour()
         self._resegment()
+        self._ended = False
+        threading.Thread(target=self._prepare, daemon=True).start()
 
     def stop(self) -> None:
         """End the server and free its port."""
+        with self._lock:
+            self._ended = True
         self.server.stop()
 
     @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://{self.server.get_host()}:{self.server.get_port()}"
+        host = self.server.get_host()
+        return f"http://{'localhost' if host in ANYWHERE else host}:{self.server.get_port()}"
 
     @property
     def defects(self) -> list[tuple[int, Defect]]:
@@ -297,7 +305,9 @@ class Viewer:
         return _triple(self._centre + distance * unit(np.array([-0.55, -0.85, 0.6])))
 
     def _fit(self, client: Any) -> None:
-        """Step back where the window is narrower than high, as on a phone."""
+        """Step back and fold the panel where the window is narrower than high, as on a phone."""
+        if client.camera.aspect < 1:
+            client.gui.main_panel.minimize()
         client.camera.position = self._from_afar(client.camera.aspect)
         client.camera.look_at = _triple(self._centre)
 
@@ -316,8 +326,11 @@ class Viewer:
             # one slider for specimens with different thresholds: it scales each one's own
             top = max([s.highest / s.usual for s in segmenters if s.usual > 0] + [1.5])
             self.threshold = gui.add_slider(
-                "Threshold", 0.1, round(1.1 * top, 2), 0.01, 1.0, hint="Times the threshold of the inspection"
+                *("Threshold", 0.1, round(1.1 * top, 2), 0.01, 1.0),
+                disabled=True,
+                hint="Times the threshold of the inspection",
             )
+            self._preparing = gui.add_html(_small("Preparing other thresholds …"))
             self.threshold.on_update(lambda _: self._resegment())
         self._show_views = None
         if any(_posed_views(item) for item in self.items):
@@ -408,6 +421,15 @@ class Viewer:
 
         switch.on_update(toggle)
 
+    def _prepare(self) -> None:
+        """Free the slider once its moves are quick."""
+        segmenters = [item.segmenter for item in self.items if item.segmenter is not None]
+        for segmenter in segmenters:
+            segmenter.prepare()
+        with self._lock:
+            if segmenters and not self._ended:
+                self.threshold.disabled, self._preparing.visible = False, False
+
     def _threshold_of(self, segmenter: Segmenter) -> float:
         factor = self.threshold.value
         return segmenter.usual if factor == 1.0 else factor * segmenter.usual
@@ -468,7 +490,7 @@ class Viewer:
         assert inspection is not None
         rows = "".join(
             f"<tr><td style='padding-right:1em;opacity:0.7'>{escape(name)}</td><td>{escape(value)}</td></tr>"
-            for name, value in defect_measures(defect)
+            for name, value in defect_measures(defect, inspection)
         )
         self._words.content = f"<table style='font-size:0.85em;margin:0 1em'>{rows}</table>"
         # without a pose, a defect segmented again has no place in the part frame, which the views are in
@@ -519,7 +541,7 @@ class Viewer:
         )
 
         def show(_: object) -> None:
-            self._words.content = f"<div style='padding:0 1em'>{escape(view.name)}</div>"
+            self._words.content = f"<div style='padding:0 1em'>{escape(view_title(view.name))}</div>"
             self._compared.visible = self._patches.visible = False
             self._image.image = _pair(view, threshold, (slice(None), slice(None)))
             self._image.visible = self._detail.visible = True

@@ -1,10 +1,11 @@
 """Numbers for people: sensible digits, with units."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
 
-from rad3d.result import Defect
+from rad3d.result import Defect, Inspection
 
 _UNITS = {"_mm2": "mm²", "_mm3": "mm³", "_mm": "mm"}
 _NAMES = {
@@ -30,6 +31,7 @@ def number(value: float, digits: int = 3) -> str:
     """
     if not np.isfinite(value):
         return "–"
+    value += 0.0  # never -0
     if abs(value) >= 10**digits:
         return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.{digits - 1}e}"
     return f"{value:.{digits}g}"
@@ -58,22 +60,33 @@ def view_title(name: str) -> str:
     return f"View {name}" if name.isdigit() else name
 
 
-def defect_measures(defect: Defect) -> list[tuple[str, str]]:
+def worst_first(results: Sequence[Inspection]) -> list[Inspection]:
+    """Failed ones, then incomplete ones, then good ones; of each the highest score first."""
+    verdicts = ("fail", "incomplete", "pass")
+    return sorted(results, key=lambda result: (verdicts.index(result.verdict), -np.nan_to_num(result.score)))
+
+
+def defect_measures(defect: Defect, inspection: Inspection) -> list[tuple[str, str]]:
     """What there is to say about a defect, by name, with units; the known measures first, then any other."""
+    extrapolated = inspection.false_reject.get("method") == "extrapolated"
     known = {f.name: getattr(defect, f.name) for f in fields(defect) if f.name not in _LEFT_OUT}
     present = [name for name, value in known.items() if value is not None and value == value]  # no NaN
     ordered = sorted(present, key=lambda name: list(_NAMES).index(name) if name in _NAMES else len(_NAMES))
-    return [
-        (_NAMES.get(name, name.replace("_", " ").capitalize()), _text(name, getattr(defect, name))) for name in ordered
-    ]
+    said = {name: _text(name, getattr(defect, name)) for name in ordered}
+    if extrapolated and "p_value" in said:
+        said["p_value"] += " (extrapolated)"
+    return [(_NAMES.get(name, name.replace("_", " ").capitalize()), text) for name, text in said.items()]
 
 
 def _text(name: str, value: object) -> str:
     unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
-    if name == "centroid_mm" and isinstance(value, tuple):
-        text = ", ".join(f"{x:.1f}" for x in value)
-    elif isinstance(value, tuple):
-        text = " × ".join(number(round(x, 2)) if isinstance(x, int | float) else str(x) for x in value)
+    if name == "geometry_share" and isinstance(value, float):
+        text = percent(value)
+    elif name == "centroid_mm" and isinstance(value, tuple):
+        text = ", ".join(f"{round(x, 1) + 0.0:.1f}" for x in value)
+    elif name == "extent_mm" and isinstance(value, tuple):
+        sides = [round(side, 2) for side in value]
+        text = " × ".join(number(side) for side in (*sides[:2], *(side for side in sides[2:] if side)))  # flat: two
     elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
         text = number(float(value))
     else:

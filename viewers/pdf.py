@@ -11,10 +11,10 @@ from rad3d.arrays import Image
 from rad3d.errors import ResultError
 from rad3d.files import atomic_file
 from rad3d.result import Inspection
-from rad3d.viewers.colours import VERDICT_COLOURS, VERDICT_SYMBOLS, deviation_reach
+from rad3d.viewers.colours import VERDICT_COLOURS, VERDICT_SYMBOLS, Quantity, colour_stops, deviation_reach, rgb
 from rad3d.viewers.display import display_of
 from rad3d.viewers.figures import contact_sheet_pages, score_histogram
-from rad3d.viewers.measures import defect_measures, number, percent, short
+from rad3d.viewers.measures import defect_measures, number, percent, short, worst_first
 from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
@@ -48,7 +48,7 @@ def write_pdf(results: Sequence[Inspection], path: str | Path, *, title: str = "
 
     if not results:
         raise ResultError("report", expected="at least one result", got="none", remedy="name the results to show")
-    path = Path(path)
+    path, results = Path(path), worst_first(results)
     with atomic_file(path) as partial, PdfPages(partial, metadata={"Title": title, "Creator": "rad3d"}) as pages:
         if len(results) > 1:
             for start in range(0, len(results), SPECIMENS_PER_PAGE):
@@ -120,12 +120,12 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
         size=9,
         color=MUTED,
     )
-    for row, (caption, sides) in enumerate(shown):
+    for row, (quantity, sides) in enumerate(shown):
+        _scale(figure, 0.83 - 0.22 * row, quantity)
         for column, side in enumerate(sides):
             ax = figure.add_axes((0.08 + 0.425 * column, 0.615 - 0.22 * row, 0.42, 0.2))
             ax.imshow(side)
             ax.set_axis_off()
-        _say(figure, 0.08, 0.83 - 0.22 * row, caption, size=8)
     score_histogram(inspection, ax=figure.add_axes((0.14, 0.18, 0.75, 0.15)))
     pages = [figure]
     for start in range(0, len(inspection.defects), DEFECTS_PER_PAGE):
@@ -137,7 +137,7 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
             ax = figure.add_axes((0.08, top - 0.16, 0.28, 0.16))
             ax.imshow(picture)
             ax.set_axis_off()
-            lines = "\n".join(f"{name}: {value}" for name, value in defect_measures(defect))
+            lines = "\n".join(f"{name}: {value}" for name, value in defect_measures(defect, inspection))
             _say(figure, 0.4, top, f"Defect {defect.id}", size=10, weight="bold")
             _say(figure, 0.4, top - 0.02, lines, size=9)
             compared = patch_pair(inspection, defect)
@@ -151,19 +151,25 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
     return pages
 
 
+def _scale(figure: "Figure", top: float, quantity: Quantity) -> None:
+    """What the colours of the pictures below stand for."""
+    _say(figure, 0.08, top, f"{quantity.title}; dark grey: not inspected", size=8)
+    ax = figure.add_axes((0.62, top - 0.009, 0.2, 0.009))
+    ax.imshow(np.stack([rgb(colour) for colour in colour_stops(quantity.scale)])[None], aspect="auto")
+    ax.set_axis_off()
+    _say(figure, 0.61, top, number(quantity.low), size=8, ha="right")
+    _say(figure, 0.83, top, number(quantity.high), size=8)
+
+
 def _pictures(
     inspection: Inspection, points: int, reach_mm: float | None
-) -> tuple[list[tuple[str, list[Image]]], list[Image]]:
-    """The part from two sides in the colours of each quantity, with a caption; and each defect close up."""
+) -> tuple[list[tuple[Quantity, list[Image]]], list[Image]]:
+    """The part from two sides in the colours of each quantity; and each defect close up."""
     display = display_of(inspection, points, reach_mm)
     cameras = cameras_of_part(display, (480, 640)) + [camera_of_defect(display, d) for d in inspection.defects]
     shown = [quantity for quantity in display.quantities if quantity.scale != "sequential"][:2]
     front, back, *close = drawn(display, cameras, shown)
-    pictures = []
-    for row, quantity in enumerate(shown):
-        scale = f"{number(quantity.low)} to {number(quantity.high)} {quantity.unit}".strip()
-        caption = f"{quantity.label}, colours from {scale}; dark grey: not inspected"
-        pictures.append((caption, [on_stage(front[row]), on_stage(back[row])]))
+    pictures = [(quantity, [on_stage(front[k]), on_stage(back[k])]) for k, quantity in enumerate(shown)]
     return pictures, [on_stage(found[0]) for found in close]
 
 

@@ -18,7 +18,7 @@ from rad3d.result import Defect, Inspection, PatchPair, ViewScores, heat_colours
 from rad3d.scan import Scan
 from rad3d.viewers.colours import STAGE, Quantity, rgb
 from rad3d.viewers.display import Display
-from rad3d.viewers.measures import number
+from rad3d.viewers.measures import number, view_title
 from rad3d.viewers.outlook import UNKNOWN
 
 HEAT_ALPHA = 0.6
@@ -171,9 +171,11 @@ def patch_pair(inspection: Inspection, defect: Defect) -> tuple[PatchPair, list[
 
 def pair_caption(pair: PatchPair) -> str:
     """What the two pictures are, in a sentence."""
-    good = f"{pair.good_view} of {pair.specimen}"
+    good = f"{view_title(pair.good_view)} of {pair.specimen}"
     beside = f"beside the good patch most like it, in {good}" if pair.good_image is not None else f"most like {good}"
-    return f"Its patch least like any good one, in {pair.view}, {beside}; raw score {number(pair.raw_score)}"
+    return (
+        f"Its patch least like any good one, in {view_title(pair.view)}, {beside}; raw score {number(pair.raw_score)}"
+    )
 
 
 def webp(picture: np.ndarray, longest: int = 448) -> bytes:

@@ -189,13 +189,15 @@
         event.preventDefault();
         this.look({ distance: this.view.distance * Math.exp(0.0012 * event.deltaY) });
       }, { passive: false });
-      for (const button of this.page.querySelectorAll(".fly"))
+      for (const button of this.page.querySelectorAll(".fly")) {
+        button.disabled = false;
         button.addEventListener("click", () => {
           this.fly(Number(button.dataset.defect));
           const box = stage.getBoundingClientRect();
           if (box.bottom < 60 || box.top > window.innerHeight - 60)
             stage.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "center" });
         });
+      }
     }
 
     drag(event) {
@@ -354,6 +356,24 @@
       this.camera.updateMatrixWorld();
       this.renderer.render(this.world, this.camera);
       this.markers.forEach((marker, k) => this.place(marker, this.data.defects[k]));
+      this.cover();
+    }
+
+    // Once the camera rests: markers are faint where the part stands before their defects. One a frame, since a ray
+    // through a large part takes a while.
+    async cover() {
+      const rest = (this.rest = {}); // a later move ends this one
+      await new Promise((resolve) => setTimeout(resolve, 150));
+      const eye = this.camera.position.clone();
+      for (const [k, { at, size }] of this.data.defects.entries()) {
+        if (this.rest !== rest || !this.renderer) return;
+        const way = new window.THREE.Vector3(...at).sub(eye);
+        const free = way.length() - Math.max(0.03 * this.data.radius, size);
+        this.caster.set(eye, way.normalize());
+        const [hit] = this.caster.intersectObject(this.part);
+        this.markers[k].classList.toggle("covered", hit !== undefined && hit.distance < free);
+        await new Promise(requestAnimationFrame);
+      }
     }
 
     // A marker stands on its defect, and is faint where that faces away.
@@ -396,5 +416,8 @@
     drawing.readout.textContent = "This browser does not offer WebGL: the part is shown in still pictures.";
   };
   window.addEventListener("hashchange", show);
+  window.addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll("details")) folded.open = true;
+  });
   show();
 })();

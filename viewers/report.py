@@ -25,7 +25,7 @@ from rad3d.files import atomic_file
 from rad3d.result import Defect, Inspection, versions
 from rad3d.viewers.colours import STAGE, UNSEEN, VERDICT_SYMBOLS, Quantity, colour_stops, deviation_reach
 from rad3d.viewers.display import Display, display_of
-from rad3d.viewers.measures import defect_measures, number, percent
+from rad3d.viewers.measures import defect_measures, number, percent, view_title, worst_first
 from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
@@ -73,7 +73,7 @@ def report_html(results: Sequence[Inspection], *, title: str = "Inspection repor
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset("report.html"))
     limit = min(POINTS, POINTS_OF_ALL // len(results))
     shown = max(2, PICTURES_OF_ALL // len(results) // 2) if views else 0
-    reach = deviation_reach(results)
+    results, reach = worst_first(results), deviation_reach(results)
     specimens = [_specimen(inspection, index, limit, shown, reach) for index, inspection in enumerate(results)]
     verdicts = [inspection.verdict for inspection in results]
     return page.render(
@@ -111,7 +111,7 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int, reach_
         "symbol": VERDICT_SYMBOLS[inspection.verdict],
         "score": number(inspection.score),
         "threshold": number(inspection.threshold),
-        "share_of_threshold": _share(inspection.score, 2 * inspection.threshold),
+        "share_of_bar": _share_of_bar(inspection),
         "coverage": percent(inspection.coverage),
         "coverage_total": percent(inspection.coverage_total),
         "least_coverage": inspection.settings.get("verdict", {}).get("min_coverage"),
@@ -131,7 +131,12 @@ def _shown(inspection: Inspection, limit: int, reach_mm: float) -> dict[str, Any
     main = [quantity for quantity in display.quantities if quantity.scale != "sequential"] or display.quantities[:1]
     front, back, *close = drawn(display, cameras, main)
     stills = [
-        {"title": quantity.title, "pictures": [_picture(front[k]), _picture(back[k])]}
+        {
+            "title": quantity.title,
+            "pictures": [_picture(front[k]), _picture(back[k])],
+            "colours": colour_stops(quantity.scale),
+            "labels": [number(value) for value in np.linspace(quantity.low, quantity.high, 3)],
+        }
         for k, quantity in enumerate(main)
     ]
     defects = [
@@ -148,7 +153,7 @@ def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, A
         view, window = found
         cut = replace(view, image=view.image[window], score=view.score[window])
         seen = {
-            "view": view.name,
+            "view": view_title(view.name),
             "image": _picture(cut.image, 200),
             "heat": _picture(overlay(cut, inspection.threshold), 200),
         }
@@ -157,7 +162,13 @@ def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, A
     if compared is not None:
         pair, images = compared
         alike = {"pictures": [_picture(image, 160) for image in images], "caption": pair_caption(pair)}
-    return {"id": defect.id, "picture": picture, "seen": seen, "alike": alike, "measures": defect_measures(defect)}
+    return {
+        "id": defect.id,
+        "picture": picture,
+        "seen": seen,
+        "alike": alike,
+        "measures": defect_measures(defect, inspection),
+    }
 
 
 def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
@@ -170,7 +181,9 @@ def _views(inspection: Inspection, most: int) -> list[dict[str, str]]:
         view = reduced(inspection.views[index], longest)
         heat = _picture(overlay(view, inspection.threshold), longest)
         said = f"peak {number(peak[index])}" if np.isfinite(peak[index]) else "not inspected"
-        shown.append({"name": view.name, "image": _picture(view.image, longest), "heat": heat, "said": said})
+        shown.append(
+            {"name": view_title(view.name), "image": _picture(view.image, longest), "heat": heat, "said": said}
+        )
     return shown
 
 
@@ -191,7 +204,13 @@ def _scene(display: Display, inspection: Inspection) -> dict[str, Any]:
         "field_of_view": FIELD_OF_VIEW,
         "quantities": [_quantity(quantity, inspection) for quantity in display.quantities],
         "defects": [
-            {"id": d.id, "at": list(d.centroid_mm), "normal": list(d.normal), **_seen_from(display, d)}
+            {
+                "id": d.id,
+                "at": list(d.centroid_mm),
+                "normal": list(d.normal),
+                "size": d.extent_mm[0],
+                **_seen_from(display, d),
+            }
             for d in inspection.defects
         ],
     }
@@ -244,8 +263,11 @@ def _histogram(inspection: Inspection) -> str:
     return svg[svg.index("<svg") :].replace("#262626", "currentColor")
 
 
-def _share(value: float, whole: float) -> float:
-    return float(np.clip(value / whole, 0, 1)) if np.isfinite(value) and whole > 0 else 0.0
+def _share_of_bar(inspection: Inspection) -> float:
+    """Where the score lies between a tenth of the threshold and ten times as much: the middle is the threshold."""
+    if not inspection.threshold > 0 or not inspection.score > 0:
+        return 0.0
+    return float(np.clip(0.5 + 0.5 * np.log10(inspection.score / inspection.threshold), 0, 1))
 
 
 def _asset(name: str) -> str:
