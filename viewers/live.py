@@ -305,9 +305,7 @@ class Viewer:
         return _triple(self._centre + distance * unit(np.array([-0.55, -0.85, 0.6])))
 
     def _fit(self, client: Any) -> None:
-        """Step back and fold the panel where the window is narrower than high, as on a phone."""
-        if client.camera.aspect < 1:
-            client.gui.main_panel.minimize()
+        """Step back where the window is narrower than high, as on a phone."""
         client.camera.position = self._from_afar(client.camera.aspect)
         client.camera.look_at = _triple(self._centre)
 
