@@ -18,12 +18,14 @@ from rad3d.geometry import bounding_sphere, cell_keys, rotation_about
 from rad3d.golden import golden
 from rad3d.likeness import picture_of
 from rad3d.memory import Memory, provenance
-from rad3d.observe import Observation
+from rad3d.observe import Observation, has_poses
 from rad3d.patches import cut
 from rad3d.pigment import colour_scores
 from rad3d.progress import Progress
+from rad3d.reference import Reference
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
+from rad3d.settle import up_to_symmetry
 from rad3d.surface import PlacedPatches, surface_scores
 from rad3d.symmetry import Symmetries
 from rad3d.viewpoints import INSPECTABLE_INCIDENCE, choose_viewpoints, whole_mm_per_patch
@@ -154,7 +156,7 @@ def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tu
     return viewpoints.cameras, viewpoints.inspectable
 
 
-def seen_by(observations: Sequence[Observation], surface: Surface, settings: Settings) -> Flags:
+def seen_by(observations: Sequence[Observation], surface: Surface, reference: Reference, settings: Settings) -> Flags:
     """What the captured views of at least half of the good specimens see: the inspectable surface of captures.
 
     What few of them happened to show is not asked of a new specimen, and hardly anything is known of it.
@@ -165,7 +167,7 @@ def seen_by(observations: Sequence[Observation], surface: Surface, settings: Set
         for view in observation.views:
             flags, _, cosine = visible(view, surface, settings.fusion)
             seen |= flags & (cosine >= np.cos(INSPECTABLE_INCIDENCE))
-        specimens += seen
+        specimens += seen if has_poses(observation.scan) else up_to_symmetry(seen, surface, reference)
     return 2 * specimens >= max(len(observations), 1)
 
 

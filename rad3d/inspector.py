@@ -53,12 +53,13 @@ from rad3d.fitting import (
 from rad3d.geometry import inverse
 from rad3d.likeness import patch_pairs
 from rad3d.memory import MEMORY_FILES, Memory, check_fingerprint
-from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station, check_depth
+from rad3d.observe import AmbiguousPoseError, Clock, Observation, Station, check_depth, has_poses
 from rad3d.progress import Progress, silently
 from rad3d.reference import Reference, build_reference
 from rad3d.result import REGISTRATION, Inspection, PatchPair, PointScores, Verdict, ViewScores, stamp
 from rad3d.scan import Scan, Surface
 from rad3d.settings import Settings
+from rad3d.settle import up_to_symmetry
 from rad3d.surface import PlacedPatches
 from rad3d.symmetry import Symmetries
 from rad3d.view import View
@@ -205,7 +206,7 @@ class Inspector:
                 logger.warning("%s lacks surface that others have: %s is the reference", lacking, known.specimen)
                 return Inspector.fit(scans, settings, part=part, nominal=known, expert=expert, track=track)
         if inspectable is None:
-            inspectable = seen_by(observations, shape.surface, settings)
+            inspectable = seen_by(observations, shape.surface, reference, settings)
         fitted = Inspector.of(observations, station, inspectable, part=part, expert=expert, track=track)
         fitted = replace(fitted, good_scores=fitted.good_scores[: len(scans)])  # a single one was seen twice
         _ = fitted.threshold  # says now when there is none
@@ -416,9 +417,11 @@ class Inspector:
         apart = cKDTree(sided(judged, normals, REACH_MM)).query(wanted, distance_upper_bound=REACH_MM, workers=-1)[0]
         reached = np.isfinite(apart)
         area = self.shape.surface.areas_mm2
+        total = float((area * reached).sum() / area.sum())
+        if observation.scan.views and not has_poses(observation.scan):
+            reached = up_to_symmetry(reached, self.shape.surface, self.reference)
         inspectable = float((area * self.inspectable).sum())
         covered = float((area * (reached & self.inspectable)).sum())
-        total = float((area * reached).sum() / area.sum())
         return covered / inspectable if inspectable else 0.0, total
 
     def _verdict(self, defects: int, coverage: float, judged: int) -> tuple[Verdict, str]:

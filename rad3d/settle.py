@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rad3d.arrays import Pose, Vector
+from rad3d.arrays import Flags, Pose, Vector
 from rad3d.geometry import transform_points, unit
 from rad3d.icp import Poses
 from rad3d.query import Seen
 from rad3d.reference import Reference
+from rad3d.scan import Surface
 from rad3d.segment import support_of
 from rad3d.symmetry import about
 from rad3d.view import View
@@ -23,6 +24,8 @@ TURN_STEP = np.deg2rad(3.0)
 UP = unit(np.array([0.12, 0.23, 1.0]))
 """Of the equivalent ways to lie, the one whose upper side faces most this way; oblique, so that no two tie."""
 SAME_TABLE = np.deg2rad(10.0)
+MOST_TURNS = 30
+"""By which flags are carried over: a view shows far more of a round part than lies between two of them."""
 
 
 def equivalents(reference: Reference) -> Poses:
@@ -33,6 +36,18 @@ def equivalents(reference: Reference) -> Poses:
     angles = np.arange(0, 2 * np.pi, TURN_STEP)[:, None]
     about_axis = about(Rotation.from_rotvec(angles * axis[1]).as_matrix(), axis[0], axis[0])
     return np.asarray((exact[:, None] @ about_axis[None]).reshape(-1, 4, 4))
+
+
+def up_to_symmetry(flags: Flags, surface: Surface, reference: Reference) -> Flags:
+    """(n,) the reference's points that have the flag, or of which one has it that symmetry makes the same.
+
+    Of captured views without poses it cannot be told which of these they showed.
+    """
+    turns = equivalents(reference)
+    result = flags.copy()
+    for turn in turns[:: max(1, len(turns) // MOST_TURNS)][1:]:
+        result |= flags[surface.tree.query(transform_points(turn, surface.points_mm), workers=-1)[1]]
+    return result
 
 
 def settled(

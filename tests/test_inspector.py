@@ -99,11 +99,12 @@ def test_captures_have_to_show_what_half_of_the_good_ones_showed(shown_from_abov
     def captured(*eyes):
         poses = [look_at(np.array(eye, float), np.zeros(3), np.array([0, 1.0, 0])) for eye in eyes]
         cameras = [Camera.from_field_of_view((80, 80), 0.5, pose) for pose in poses]
-        return SimpleNamespace(views=renderer_for(scan).render(cameras))
+        views = renderer_for(scan).render(cameras)
+        return SimpleNamespace(views=views, scan=SimpleNamespace(views=views))  # with poses: no symmetry is asked
 
     below, above = (0, 0, -100), (0, 0, 100)
     good = [captured(below, above)] * shown_from_above + [captured(below)] * (4 - shown_from_above)
-    seen, normals = seen_by(good, scan.surface, SMALL), scan.surface.normals
+    seen, normals = seen_by(good, scan.surface, None, SMALL), scan.surface.normals
     inside = np.abs(scan.surface.points_mm[:, :2]).max(axis=1) < 14
     assert seen[inside & (normals[:, 2] < -0.9)].all()
     assert (seen[inside & (normals[:, 2] > 0.9)] == asked).all()

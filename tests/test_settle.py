@@ -13,7 +13,7 @@ from rad3d.query import seen_of
 from rad3d.reference import build_reference
 from rad3d.render import renderer_for
 from rad3d.scan import Scan
-from rad3d.settle import equivalents, settled
+from rad3d.settle import equivalents, settled, up_to_symmetry
 from rad3d.symmetry import Symmetries
 
 SIDES = 4
@@ -73,6 +73,18 @@ def test_views_of_all_specimens_look_at_one_side_and_sector(mesh, symmetries):
         azimuths += [np.degrees(np.arctan2(pose[1, 3], pose[0, 3])) for pose in taken]
     apart = (np.array(azimuths) - azimuths[0] + 180) % 360 - 180
     assert np.abs(apart).max() < 4  # one step about an axis of revolution
+
+
+@pytest.mark.parametrize(("mesh", "symmetries"), [(square_plate(), SQUARE), (round_plate(), ROUND)])
+def test_what_is_seen_of_one_side_is_seen_of_its_equals(mesh, symmetries):
+    surface = scan_of(mesh).surface
+    reference = build_reference(surface, symmetries)
+    rim = np.abs(surface.normals[:, 2]) < 0.1
+    front = rim & (surface.normals[:, 0] > 0.7)
+    assert up_to_symmetry(front, surface, reference)[rim].mean() > 0.99
+    assert not up_to_symmetry(front, surface, reference)[np.abs(surface.normals[:, 2]) > 0.99].any()
+    alone = build_reference(surface, Symmetries(turns(np.eye(3)), turns(np.eye(3))))
+    assert np.array_equal(up_to_symmetry(front, surface, alone), front)
 
 
 def test_each_pose_stays_equivalent_and_unknown_ones_unknown():
