@@ -374,7 +374,7 @@ def test_nothing_judged_is_no_score_and_one_side_of_a_sheet_is_half_of_it(inspec
     seen = np.repeat([3, 0], len(top))
     values = np.where(seen > 0, 1.0, np.nan)
     stained = np.where((np.abs(x - 10) < 1.5) & (np.abs(y - 10) < 1.5), 10.0, 0.0)
-    observation = SimpleNamespace(surface=sheet)
+    observation = SimpleNamespace(surface=sheet, scan=SimpleNamespace(views=()))
     evidence = SimpleNamespace(score=values, views_seen=seen)
     flat = replace(inspector, shape=shape, inspectable=np.ones(len(points), bool))
     assert flat._coverage(observation, evidence) == (0.5, 0.5)
