@@ -171,13 +171,13 @@ def _separator(line: str) -> str | None:
         return ";"
     words = re.sub(r"(?<=\d),(?=\d)", ".", line).split()
     decimal = "." not in line and len(words) >= 3 and _are_numbers(words)
-    return None if "," not in line or decimal else ","
+    return None if "," not in line.strip()[:-1] or decimal else ","
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
     """The cells of a line: "nan" where one is empty, decimal commas as points where the line has no points."""
     if separator is None:
-        cells = line.split()
+        cells = line.strip().rstrip(",").split()
     else:
         cells = [cell.strip() or "nan" for cell in line.strip().rstrip(separator).split(separator)]
     return cells if "." in line else [cell.replace(",", ".") for cell in cells]

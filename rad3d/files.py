@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
@@ -20,8 +20,9 @@ from rad3d.arrays import Colours, Faces, Points
 from rad3d.errors import ResultError, ScanError
 from rad3d.scan import Texture
 
-PARTIAL = ".partial-"
-"""How the names of what is being written begin."""
+PARTIAL, OLDER = ".partial-", ".older-"
+"""How the names begin of what is being written, and of what it is about to replace. After a kill between the two the
+latter is all there is of the older version: nothing removes it."""
 
 
 def sha256_of(path: Path) -> str:
@@ -54,12 +55,32 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
     Raises:
         OSError: it cannot be written; safetensors' own error is none, and a full disk would pass for a bug.
     """
+    path.touch()
+    rights = path.stat().st_mode
     try:
         save_file({name: np.asarray(values, order="C") for name, values in tensors.items()}, path, metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    os.umask(mask := os.umask(0))
-    path.chmod(0o666 & ~mask)  # safetensors lets nobody else read it
+    with suppress(OSError):  # not every mount knows rights
+        path.chmod(rights)  # safetensors lets nobody else read it
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell what the system says when it cannot be written.
+
+    Raises:
+        ResultError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ResultError(
+            path,
+            expected="a writable place with enough room",
+            got=str(error),
+            remedy="free disk space, check permissions or choose another output; nothing was left behind",
+        ) from error
 
 
 @contextmanager
@@ -70,13 +91,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         ResultError: it cannot be written (disk full, no permission).
     """
     path = Path(path)
-    partial = _partial(path)
+    partial = _beside(path, PARTIAL)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -96,21 +116,22 @@ def atomic_folder(path: str | Path, own: Sequence[str] = ()) -> Iterator[Path]:
         ResultError: it cannot be written (disk full, no permission), or `path` holds something else.
     """
     path = Path(path).resolve()  # "." has no name to put a sibling beside, and a link is filled where it leads
-    older = path.exists()
-    partial = _partial(path / "new" if older else path)
+    partial: Path | None = None
     try:
-        if older:
-            check_replaceable(path, ("*",))
-        partial.mkdir(parents=True)
-        yield partial
-        if older:
-            _refill(path, partial, own)
-        else:
-            partial.rename(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        with _writing(path):
+            older = path.exists()
+            if older:
+                check_replaceable(path, ("*",))
+            partial = _beside(path / "new" if older and not _has_room_beside(path) else path, PARTIAL)
+            partial.mkdir(parents=True)
+            yield partial
+            if older:
+                _refill(path, partial, own)
+            else:
+                partial.rename(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_writable(path: str | Path) -> None:
@@ -120,14 +141,15 @@ def check_writable(path: str | Path) -> None:
         ResultError: it cannot.
     """
     path = Path(path).resolve()
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    trial = _partial(path / "new")
+    made: list[Path] = []
     try:
-        trial.mkdir(parents=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        with _writing(path):
+            made += [folder for folder in (path, *path.parents) if not folder.exists()]
+            trial = _beside(path / "new", PARTIAL)
+            made.insert(0, trial)
+            trial.mkdir(parents=True)
     finally:
-        for folder in (trial, *made):
+        for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
@@ -138,12 +160,13 @@ def check_replaceable(path: Path, own: Sequence[str]) -> None:
     Raises:
         ResultError: a file is there, or a folder with other things.
     """
-    if path.exists() and not path.is_dir():
-        raise ResultError(
-            path, expected="a folder or nothing", got="a file", remedy="choose another output or remove it"
-        )
-    names = sorted(item.name for item in path.iterdir()) if path.exists() else []
-    foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in own)]
+    with _writing(path):
+        if path.exists() and not path.is_dir():
+            raise ResultError(
+                path, expected="a folder or nothing", got="a file", remedy="choose another output or remove it"
+            )
+        names = sorted(item.name for item in path.iterdir()) if path.exists() else []
+    foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in (*own, PARTIAL + "*"))]
     if foreign:
         raise ResultError(
             path,
@@ -153,10 +176,15 @@ def check_replaceable(path: Path, own: Sequence[str]) -> None:
         )
 
 
+def _has_room_beside(path: Path) -> bool:
+    """Whether what is made beside a folder can be moved into it: not where it is mounted, or its parent is closed."""
+    return path.stat().st_dev == path.parent.stat().st_dev and os.access(path.parent, os.W_OK)
+
+
 def _refill(path: Path, new: Path, own: Sequence[str]) -> None:
-    """Put what folder `new` in it holds in the place of an older version's content."""
-    check_replaceable(path, [*own, PARTIAL + "*", *(escape(item.name) for item in new.iterdir())])
-    old = _partial(new)
+    """Put what folder `new` holds in the place of an older version's content."""
+    check_replaceable(path, [*own, *(escape(item.name) for item in new.iterdir())])
+    old = _beside(new, OLDER)
     old.mkdir()
     aside = [item for item in path.iterdir() if item not in (new, old)]
     put: list[Path] = []
@@ -172,20 +200,11 @@ def _refill(path: Path, new: Path, own: Sequence[str]) -> None:
             item.rename(path / item.name)
         old.rmdir()
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)  # the new version is there, whatever becomes of the old one
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:12]}")
-
-
-def _unwritable(path: Path, error: OSError) -> ResultError:
-    return ResultError(
-        path,
-        expected="a writable place with enough room",
-        got=str(error),
-        remedy="free disk space, check permissions or choose another output; nothing was left behind",
-    )
+def _beside(path: Path, prefix: str) -> Path:
+    return path.with_name(f"{prefix}{uuid.uuid4().hex[:12]}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -301,7 +301,7 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
             for result in results
         ]
     known = [result.part_from_scan if result.trusted else None for result in results]
-    taken = settled(views, queries, known, reference)
+    taken = settled(views, known, reference)
     results = [
         result if pose is None else replace(result, part_from_scan=pose)
         for result, pose in zip(results, taken, strict=True)

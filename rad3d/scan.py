@@ -353,9 +353,10 @@ def _cloud_surface(scan: Scan) -> tuple[Surface, Indices]:
     distance, index = distance.reshape(len(points), -1), index.reshape(len(points), -1)
     if not distance[:, 1:2].all():
         _, first, surface_from_vertex = np.unique(points, axis=0, return_index=True, return_inverse=True)
-        normals, colours = (None if values is None else values[first] for values in (scan.normals, scan.colours))
-        once = replace(scan, vertices_mm=points[first], normals=normals, colours=colours)
-        return _cloud_surface(once)[0], surface_from_vertex
+        if len(first) < len(points):  # not so where squares of distances underflow
+            normals, colours = (None if values is None else values[first] for values in (scan.normals, scan.colours))
+            once = replace(scan, vertices_mm=points[first], normals=normals, colours=colours)
+            return _cloud_surface(once)[0], surface_from_vertex.reshape(-1)
     # the disc out to the furthest of k - 1 others holds k - 1 points on average, wherever points fall at random
     areas = np.pi * distance[:, -1] ** 2 / max(neighbours - 1, 1)
     if scan.normals is not None and np.isfinite(scan.normals).all() and np.any(scan.normals, axis=1).all():

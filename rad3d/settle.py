@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 from rad3d.arrays import Flags, Pose, Vector
 from rad3d.geometry import transform_points, unit
 from rad3d.icp import Poses
-from rad3d.query import Seen
 from rad3d.reference import Reference
 from rad3d.scan import Surface
 from rad3d.segment import support_of
@@ -50,22 +49,21 @@ def up_to_symmetry(flags: Flags, surface: Surface, reference: Reference) -> Flag
     return result
 
 
-def settled(
-    views: Sequence[View], queries: Sequence[Seen | str], poses: Sequence[Pose | None], reference: Reference
-) -> list[Pose | None]:
+def settled(views: Sequence[View], poses: Sequence[Pose | None], reference: Reference) -> list[Pose | None]:
     """The equivalent pose that each view takes: on the table like all others, and of those the nearest to identity.
 
     Args:
         views: of one specimen, each in its camera's frame.
-        queries: the same, prepared for registration.
         poses: part_from_camera; None = not known, or not by symmetry alone.
         reference: the part with its symmetries.
     """
     turns, marks = equivalents(reference), reference.marks_mm
+    if len(turns) == 1:
+        return list(poses)
     result: list[Pose | None] = []
-    for view, query, pose in zip(views, queries, poses, strict=True):
-        table = None if pose is None or isinstance(query, str) else support_of(view)
-        if pose is None or table is None or len(turns) == 1:
+    for view, pose in zip(views, poses, strict=True):
+        table = None if pose is None else support_of(view)
+        if pose is None or table is None:
             result.append(pose)
             continue
         choices = _lying(turns @ pose, table.normal)

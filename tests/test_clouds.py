@@ -158,6 +158,11 @@ def test_which_text_may_be_a_cloud(tmp_path: Path, text: str, wanted: bool) -> N
     assert looks_like_points(tmp_path / "a.txt") == wanted
 
 
+def test_a_comma_may_end_a_line(tmp_path: Path) -> None:
+    for text in ("1.0 2.0 3.0,\n4.0 5.0 6.0,\n", "1 2 3,\n4 5 6,\n", "1,2,3,\n4,5,6,\n"):
+        assert read_text(tmp_path, text).vertices.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
 def test_an_intensity_before_the_colours_is_none_of_them(tmp_path: Path) -> None:
     after = read_text(tmp_path, "1 2 3 77 255 0 9\n4 5 6 78 7 8 255\n")
     opaque = read_text(tmp_path, "1 2 3 255 0 9 255\n4 5 6 7 8 255 255\n")

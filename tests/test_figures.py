@@ -93,6 +93,30 @@ def test_contact_sheet_holds_every_view(inspection, count):
     assert len(find_objects(drawn)) == 2 * count
 
 
+@pytest.mark.parametrize(
+    ("shapes", "pages"),
+    [([(90, 30)], 1), ([(120, 20)] * 2, 1), ([(75, 100)] * 12 + [(160, 100)] * 12, 2), ([(40, 60)] * 15, 2)],
+)
+def test_contact_sheet_fits_its_pages(inspection, shapes, pages):
+    (view,) = inspection.views
+    views = tuple(
+        replace(view, name=f"view {k}", image=np.zeros((*shape, 3), np.uint8), score=np.zeros(shape, np.float32))
+        for k, shape in enumerate(shapes)
+    )
+    sheets = figures.contact_sheet_pages(replace(inspection, views=views), (8.27, 11.69))
+    assert len(sheets) == pages
+    drawn = [label((sheet.axes[-1].images[0].get_array() != 255).any(axis=2))[0] for sheet in sheets]
+    sizes = [
+        (rows.stop - rows.start, columns.stop - columns.start) for page in drawn for rows, columns in find_objects(page)
+    ]
+    assert len(sizes) == 2 * len(shapes)
+    for shape in set(shapes):
+        alike = np.array(
+            [size for size, own in zip(sizes, np.repeat(shapes, 2, axis=0), strict=True) if tuple(own) == shape]
+        )
+        assert np.ptp(alike, axis=0).max() <= 2  # as large on the last page as on the first
+
+
 def test_contact_sheet_keeps_the_shape_of_each_view(inspection):
     (view,) = inspection.views
     tall = replace(view, image=view.image.swapaxes(0, 1), score=view.score.T)

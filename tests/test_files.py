@@ -11,7 +11,15 @@ from safetensors.numpy import load_file
 
 import rad3d
 from rad3d.errors import ResultError, ScanError
-from rad3d.files import atomic_file, atomic_folder, check_writable, read_bytes, save_tensors, sha256_of
+from rad3d.files import (
+    atomic_file,
+    atomic_folder,
+    check_replaceable,
+    check_writable,
+    read_bytes,
+    save_tensors,
+    sha256_of,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -95,6 +103,66 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "out") as new:
         (new / "a").write_text("")
     assert names(tmp_path / "out") == {"a"}
+
+
+def test_a_kill_while_the_content_is_replaced_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rename = tmp_path / "out", Path.rename
+    with atomic_folder(out) as new:
+        (new / "judgements").write_text("old")
+
+    def killed(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", gone)
+        return rename(self, target)
+
+    def gone(*_: object) -> Path:
+        raise SystemExit  # nothing after it happens, not even what would bring the older version back
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(SystemExit), atomic_folder(out, ["judgements"]) as new:
+        (new / "memory").write_text("new")
+    monkeypatch.setattr(Path, "rename", rename)
+    for _ in range(2):
+        with atomic_folder(out, ["judgements", "memory"]) as new:
+            (new / "memory").write_text("newer")
+    assert [kept.read_text() for kept in tmp_path.rglob("judgements")] == ["old"]
+
+
+def test_two_writers_of_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with atomic_folder(out, ["a"]) as first, atomic_folder(out, ["a"]) as second:
+        (first / "a").write_text("first")
+        (second / "a").write_text("second")
+    assert (out / "a").read_text() == "first"  # the last to end
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_folder_that_is_mounted_is_filled_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rad3d.files._has_room_beside", lambda path: False)
+    out = tmp_path / "out"
+    for content in ("old", "new"):
+        with atomic_folder(out, ["old"]) as new:
+            assert content == "old" or new.parent == out
+            (new / content).write_text("")
+    assert names(out) == {"new"}
+
+
+def test_an_older_version_that_cannot_be_removed_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_folder(tmp_path / "out") as new:
+        (new / "a").write_text("old")
+
+    def busy(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    with monkeypatch.context() as patched, atomic_folder(tmp_path / "out") as new:
+        (new / "a").write_text("new")
+        patched.setattr("os.unlink", busy)
+    assert (tmp_path / "out" / "a").read_text() == "new"
+
+
+def test_what_a_killed_run_left_is_not_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / ".partial-0123").mkdir()
+    check_replaceable(tmp_path, ["memory.json"])
 
 
 def test_a_failing_move_brings_the_older_version_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,17 @@ def test_one_range_for_all_that_is_shown(served):
     assert ">6<" in viewer._legend.content  # twice the higher threshold
 
 
+def test_an_item_without_deviations_does_not_widen_the_range_of_the_others(served):
+    flat = inspection("a")
+    bare = replace(
+        inspection("b"), points=replace(flat.points, deviation_mm=np.full_like(flat.points.deviation_mm, np.nan))
+    )
+    near = replace(flat, points=replace(flat.points, deviation_mm=0.01 * flat.points.deviation_mm), threshold=0.01)
+    alone = served([near]).items[0].quantities["Signed deviation [mm]"].high
+    assert alone < 0.5
+    assert [item.quantities["Signed deviation [mm]"].high for item in served([near, bare]).items] == [alone, alone]
+
+
 def test_nominal_stands_where_each_item_was_before_registration(served):
     scan_from_part = translation((300.0, -40.0, 7.0)) @ random_rotation(np.random.default_rng(3))
     item = inspection("a")

@@ -135,6 +135,11 @@ def test_points_of_a_cloud_that_lie_on_one_another_count_once():
     assert np.array_equal(scan.surface.points_mm[scan.surface_from_vertex], scan.vertices_mm)
 
 
+def test_points_nearer_than_numbers_tell_do_not_go_on_for_ever():
+    scan = Scan("s", vertices_mm=np.array([[0, 0, 0], [1e-170, 0, 0], [1, 0, 0], [0, 1, 0.0]]))
+    assert len(scan.surface.points_mm) == 4
+
+
 def test_normals_that_a_cloud_lacks_are_estimated():
     points = np.array(trimesh.creation.icosphere(3, 10.0).vertices)
     normals = points / 10.0

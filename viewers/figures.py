@@ -5,7 +5,7 @@ Every function draws on `ax` where one is given and on a new figure otherwise, a
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +44,15 @@ LEAST_BAR = 0.5
 
 def contact_sheet_figure(inspection: Inspection) -> "Figure":
     """All views, each with its heat map beside it and the anomalous region outlined."""
-    return _pasted(*_sheet(inspection))
+    return _pasted(*_sheet(inspection, _Grid.of(inspection.views)))
 
 
 def contact_sheet_pages(inspection: Inspection, size: tuple[float, float]) -> list["Figure"]:
     """The same on pages of that width and height in inches, as many as the views need."""
-    row_height = _row(inspection.views, size[0])[1]
-    each = _columns(inspection.views) * max(1, int((size[1] - HEAD) / row_height))
+    grid = _Grid.of(inspection.views, *size)
+    each = grid.columns * max(1, int((size[1] - HEAD) / grid.row_height))
     parts = [inspection.views[start : start + each] for start in range(0, len(inspection.views), each)]
-    return [_pasted(*_sheet(replace(inspection, views=views), size)) for views in parts]
+    return [_pasted(*_sheet(replace(inspection, views=views), grid)) for views in parts]
 
 
 def _pasted(figure: "Figure", paper: Image) -> "Figure":
@@ -62,37 +62,41 @@ def _pasted(figure: "Figure", paper: Image) -> "Figure":
     return figure
 
 
-def _columns(views: Sequence[ViewScores]) -> int:
-    return max(1, min(VIEWS_PER_ROW // 2, len(views)))
+@dataclass(frozen=True)
+class _Grid:
+    """Where a contact sheet's pictures go, the same on all its pages; in inches, `side` being a picture's width."""
+
+    width: float
+    height: float
+    columns: int
+    side: float
+    row_height: float
+
+    @staticmethod
+    def of(views: Sequence[ViewScores], width: float | None = None, height: float | None = None) -> "_Grid":
+        """For a sheet of that size; by default as large as the views need."""
+        columns = max(1, min(VIEWS_PER_ROW // 2, len(views)))
+        width = width or 4.4 * columns
+        side = 0.92 * width / (2 * columns * (1 + BETWEEN) - BETWEEN)
+        ratio = views[0].image.shape[0] / views[0].image.shape[1] if views else 0.2
+        row_height = side * ratio + TITLE
+        if height is not None:
+            return _Grid(width, height, columns, side, min(row_height, height - HEAD))
+        return _Grid(width, HEAD + max(1, ceil(len(views) / columns)) * row_height, columns, side, row_height)
 
 
-def _row(views: Sequence[ViewScores], width: float) -> tuple[float, float]:
-    """Inches: the width of a picture on a sheet of that width, and the height of a row with its words."""
-    columns = _columns(views)
-    side = 0.92 * width / (2 * columns * (1 + BETWEEN) - BETWEEN)
-    ratio = views[0].image.shape[0] / views[0].image.shape[1] if views else 0.2
-    return side, side * ratio + TITLE
-
-
-def _sheet(inspection: Inspection, size: tuple[float, float] | None = None) -> tuple["Figure", Image]:
-    """The words of a contact sheet, and its pictures as one: matplotlib is slow with many.
-
-    Args:
-        size: of the sheet in inches; by default as high as the views need.
-    """
+def _sheet(inspection: Inspection, grid: _Grid) -> tuple["Figure", Image]:
+    """The words of a contact sheet, and its pictures as one: matplotlib is slow with many."""
     from matplotlib.figure import Figure
 
-    views, columns = inspection.views, _columns(inspection.views)
-    width = size[0] if size else 4.4 * columns
-    side, row_height = _row(views, width)
-    height = size[1] if size else HEAD + max(1, ceil(len(views) / columns)) * row_height
+    views, width, height, side = inspection.views, grid.width, grid.height, grid.side
     paper = np.full((round(height * SHEET_DPI), round(width * SHEET_DPI), 3), 255, np.uint8)
     figure = Figure(figsize=(paper.shape[1] / SHEET_DPI, paper.shape[0] / SHEET_DPI))
     for index, view in enumerate(views):
-        row, column = divmod(index, columns)
-        left, top = 0.01 * width + 2 * column * side * (1 + BETWEEN), HEAD + row * row_height
+        row, column = divmod(index, grid.columns)
+        left, top = 0.01 * width + 2 * column * side * (1 + BETWEEN), HEAD + row * grid.row_height
         for picture in (view.image, overlay(view, inspection.threshold)):
-            _paste(paper, picture, (left, top, side, row_height - TITLE))
+            _paste(paper, picture, (left, top, side, grid.row_height - TITLE))
             left += side * (1 + BETWEEN)
         name = short(view_title(view.name), int(LETTERS * side))
         name = name if np.isfinite(view.score).any() else f"{name}, not inspected"
@@ -135,7 +139,7 @@ def contact_sheet(inspection: Inspection, path: str | Path) -> Path:
     if path.suffix.lower() != ".png":
         contact_sheet_figure(inspection).savefig(path)
         return path
-    figure, paper = _sheet(inspection)
+    figure, paper = _sheet(inspection, _Grid.of(inspection.views))
     figure.set_dpi(SHEET_DPI)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()

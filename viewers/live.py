@@ -27,6 +27,7 @@ from rad3d.viewers.colours import (
     VERDICT_SYMBOLS,
     Quantity,
     colour_stops,
+    deviation_reach,
     quantities,
     rgb,
 )
@@ -89,14 +90,15 @@ class Shown:
         return Outlook(self.vertices_mm, self.faces)
 
 
-def shown(item: Inspection | Scan | Memory) -> Shown:
-    """Prepare a result, a scan or a memory for display."""
+def shown(item: Inspection | Scan | Memory, reach_mm: float | None = None) -> Shown:
+    """Prepare a result, a scan or a memory for display; `reach_mm` as for `quantities`."""
     if isinstance(item, Inspection):
         _check_surface(item.specimen, item.vertices_mm)
         rank = np.nan_to_num(item.points.anomaly_score, nan=-np.inf)
         kept, faces = _kept(item.vertices_mm, item.faces, rank)
         by_title = {
-            q.title: Quantity(q.name, q.label, q.unit, q.scale, q.values[kept], q.low, q.high) for q in quantities(item)
+            q.title: Quantity(q.name, q.label, q.unit, q.scale, q.values[kept], q.low, q.high)
+            for q in quantities(item, reach_mm)
         }
         by_mode: dict[str, Callable[[], Colours]] = {title: quantity.colours for title, quantity in by_title.items()}
         own_colours = _own_colours(item)
@@ -133,9 +135,10 @@ def shown(item: Inspection | Scan | Memory) -> Shown:
 def _shown_of(items: Sequence[Inspection | Scan | Memory]) -> list[Shown]:
     """Those that have a surface, prepared for display: one capture that was not registered hides no other."""
     displayed, last = [], None
+    reach = deviation_reach([item for item in items if isinstance(item, Inspection)])
     for item in items:
         try:
-            displayed.append(shown(item))
+            displayed.append(shown(item, reach))
         except ResultError as error:
             log.warning("left out: %s", error)
             last = error
@@ -422,11 +425,13 @@ class Viewer:
     def _prepare(self) -> None:
         """Free the slider once its moves are quick."""
         segmenters = [item.segmenter for item in self.items if item.segmenter is not None]
-        for segmenter in segmenters:
-            segmenter.prepare()
-        with self._lock:
-            if segmenters and not self._ended:
-                self.threshold.disabled, self._preparing.visible = False, False
+        try:
+            for segmenter in segmenters:
+                segmenter.prepare()
+        finally:  # one that cannot be segmented is told, and does not hold up the others
+            with self._lock:
+                if segmenters and not self._ended:
+                    self.threshold.disabled, self._preparing.visible = False, False
 
     def _threshold_of(self, segmenter: Segmenter) -> float:
         factor = self.threshold.value
