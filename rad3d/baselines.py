@@ -32,8 +32,6 @@ from rad3d.view import View
 MethodName = Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"]
 RAD_CROP: Box = (1 / 16, 1 / 16, 7 / 8, 7 / 8)
 """What the middle 448 of 512 pixels show."""
-RAD_RETRIEVAL = RetrievalSettings(views_by="descriptor", k_views=48, pos_radius=1)
-"""Of RAD on 3D-ADAM; on other sets the same."""
 TOP_SHARE = 0.01
 
 
@@ -60,12 +58,19 @@ class Rad:
     interrupted goes on where it stopped.
     """
 
-    def __init__(self, settings: Settings, *, roi: bool) -> None:
+    def __init__(self, settings: Settings, retrieval: RetrievalSettings, *, roi: bool) -> None:
         from rad3d.encoder import Encoder
 
+        if retrieval.views_by in ("viewpoint", "both"):
+            raise SettingsError(
+                "retrieval.views_by",
+                expected="descriptor, or all",
+                got=retrieval.views_by,
+                remedy="images alone do not tell their viewpoint; in Python, rad_scores knows that of placed patches",
+            )
         self._encoder = Encoder.load(replace(settings.encoder, input_hw=(448, 448), precision="float32"))
         self._roi = roi
-        self._retrieval = replace(RAD_RETRIEVAL, pos_radius=None) if roi else RAD_RETRIEVAL
+        self._retrieval = replace(retrieval, pos_radius=None) if roi else retrieval
         self.fingerprint = f"{self._encoder.fingerprint}{'/roi' if roi else ''}"
 
     def fit(self, samples: Sequence[Sample], folder: Path, track: Progress, bad: Callable[[Rad3dError], None]) -> None:
@@ -155,10 +160,10 @@ class Rad:
         return cropped(view, self._encoder) if self._roi else (rad_input(view.image), RAD_CROP)
 
 
-def rad_k_views(memories: Path) -> int | None:
+def rad_k_views(memories: Path, retrieval: RetrievalSettings) -> int | None:
     """How many good images answer an image, in the memory that has the fewest; None where RAD learned nothing."""
     counts = [sum(json.loads(log.read_text())["done"]) for log in memories.glob("*/rows.json")]
-    return min([RAD_RETRIEVAL.k_views, *counts]) if counts else None
+    return min([retrieval.k_views, *counts]) if counts else None
 
 
 def _rows_done(log: Path, fingerprint: str, names: list[str]) -> list[bool]:
@@ -305,11 +310,16 @@ class Deviation:
         return Prediction(score=_top_mean(distance), views=_with_maps(scan, maps))
 
 
-def method_named(name: MethodName, settings: Settings, auxiliary: Auxiliary | None = None) -> Method:
-    """The method with that name; those of MRAD need labels of other parts.
+def method_named(
+    name: MethodName,
+    settings: Settings,
+    auxiliary: Auxiliary | None = None,
+    retrieval: RetrievalSettings = RetrievalSettings(),  # noqa: B008
+) -> Method:
+    """The method with that name; those of MRAD need labels of other parts, those of RAD read what retrieval does.
 
     Raises:
-        SettingsError: labels are missing, or given to a method that reads none.
+        SettingsError: labels are missing, or given to a method that reads none; RAD is to choose views by viewpoint.
     """
     if ("mrad" in name) != (auxiliary is not None):
         raise SettingsError(
@@ -321,8 +331,8 @@ def method_named(name: MethodName, settings: Settings, auxiliary: Auxiliary | No
     if auxiliary is not None:
         return Inspectors(settings, auxiliary) if name == "rad3d+mrad" else Mrad(name, settings, auxiliary)  # type: ignore[arg-type]
     makers: dict[str, Callable[[], Method]] = {
-        "rad": lambda: Rad(settings, roi=False),
-        "rad-roi": lambda: Rad(settings, roi=True),
+        "rad": lambda: Rad(settings, retrieval, roi=False),
+        "rad-roi": lambda: Rad(settings, retrieval, roi=True),
         "rad3d": lambda: Inspectors(settings),
         "deviation": Deviation,
     }

@@ -20,7 +20,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from rad3d.errors import Rad3dError, ResultError, ScanError, SettingsError
-from rad3d.settings import Settings
+from rad3d.settings import RetrievalSettings, Settings
 from rad3d.terminal import FILE_WIDTH, say, show_table, told, tracked
 
 if TYPE_CHECKING:
@@ -537,6 +537,7 @@ def evaluate(
     /,
     output: Annotated[Path, arg(aliases=["-o"])],
     settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008
+    retrieval: RetrievalSettings = RetrievalSettings(),  # noqa: B008
     root: Path | None = None,
     parts: tuple[str, ...] = (),
     method: Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"] = "rad3d",
@@ -556,6 +557,7 @@ def evaluate(
         dataset: a name of `rad3d datasets list`.
         output: folder for predictions, tables and curves.
         settings: see `rad3d.settings`.
+        retrieval: of rad and rad-roi, see `rad3d.settings`.
         root: the set, or one category of it; default `$RAD3D_DATA/<name>`.
         parts: only these categories.
         method: rad as published, rad cropped to the part, rad3d, geometry alone, or with labels of other parts.
@@ -584,6 +586,7 @@ def evaluate(
         choice=choice,
         method=method,
         settings=settings,
+        retrieval=retrieval,
         memory=memory,
         auxiliary=auxiliary,
         auxiliary_parts=auxiliary_parts,

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rad3d.auxiliary import Auxiliary
-from rad3d.baselines import RAD_RETRIEVAL, Method, MethodName, method_named, rad_k_views
+from rad3d.baselines import Method, MethodName, method_named, rad_k_views
 from rad3d.datasets import dataset_root, load_samples
 from rad3d.datasets.sample import Choice, Sample
 from rad3d.errors import DatasetError, Rad3dError, ResultError, ScanError, UnitError
@@ -30,7 +30,7 @@ from rad3d.prediction import Prediction
 from rad3d.progress import Progress, silently
 from rad3d.result import versions
 from rad3d.scoring import AUTHORS, PartScores, score_part
-from rad3d.settings import Settings
+from rad3d.settings import RetrievalSettings, Settings
 from rad3d.sheets import write_curves, write_worst
 
 _log = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ def evaluate(
     choice: Choice | None = None,
     method: MethodName = "rad3d",
     settings: Settings | None = None,
+    retrieval: RetrievalSettings = RetrievalSettings(),  # noqa: B008
     memory: MemoryScope | None = None,
     auxiliary: str | Path | None = None,
     auxiliary_parts: tuple[str, ...] = (),
@@ -124,6 +125,7 @@ def evaluate(
         choice: parts, protocol, sensor.
         method: rad, rad-roi, rad3d, deviation, mrad-tf, mrad-ft, mrad-clip or rad3d+mrad.
         settings: of the inspector; rad takes its encoder from it.
+        retrieval: of rad and rad-roi.
         memory: one for all parts (what RAD's authors do; default of rad and rad-roi) or one per part.
         auxiliary: of the methods of MRAD: a labelled data set, or a folder of `rad3d fit --labelled`.
         auxiliary_parts: only these of it; empty = all.
@@ -149,10 +151,11 @@ def evaluate(
     labels = None if auxiliary is None else Auxiliary.at(auxiliary, replace(choice, parts=auxiliary_parts))
     if labels is not None:
         labels.check_apart(samples, folder, same_part=same_part)
-    runner = method_named(method, settings, labels)
+    runner = method_named(method, settings, labels, retrieval)
     scope: MemoryScope = memory or ("per-part" if method in ("rad3d", "rad3d+mrad", "deviation") else "unified")
     run = _describe(dataset, folder, choice, method, settings, scope, runner, samples)
     run |= {"auxiliary": _labels(labels, samples)} if labels is not None else {}
+    run |= {"retrieval": asdict(retrieval)} if method in ("rad", "rad-roi") else {}
     skipped = _Skipped(output, skip_bad)
     run = _begin(output, run)
     if method in ("rad", "rad-roi") and not any(view.cloud for sample in samples for view in sample.views):
@@ -161,17 +164,19 @@ def evaluate(
     parts = sorted({sample.part for sample in samples})
     for group in [parts] if scope == "unified" else [[part] for part in parts]:
         _predict(group, samples, runner, output, scope, skipped, track)
-    k_views = rad_k_views(output / "memory") if method in ("rad", "rad-roi") else None
+    k_views = rad_k_views(output / "memory", retrieval) if method in ("rad", "rad-roi") else None
 
     scores: dict[str, PartScores] = {}
     for part in track(parts, "measuring"):
         test = [s for s in samples if s.part == part and s.split == "test" and _folder(output, s).is_dir()]
         scores[part] = score_part([(sample, _loader(output, sample)) for sample in test])
     result = Evaluation(
-        title=_title(method, settings.encoder.name, None if labels is None else labels.shared_parts(samples), k_views),
+        title=_title(
+            method, settings.encoder.name, None if labels is None else labels.shared_parts(samples), k_views, retrieval
+        ),
         parts={part: score.values for part, score in scores.items()},
         mean=_mean([score.values for score in scores.values()]),
-        published=_published(dataset, choice, method, settings, parts, scope),
+        published=_published(dataset, choice, method, settings, retrieval, parts, scope),
         run={**run, "k_views": k_views},
         skipped=skipped.files,
     )
@@ -321,11 +326,15 @@ _NAMES = {"rad": "RAD", "rad-roi": "RAD cropped to the part", "mrad-tf": "MRAD-T
 
 
 def _title(
-    method: MethodName, encoder: str, shared_parts: Sequence[str] | None = None, k_views: int | None = None
+    method: MethodName,
+    encoder: str,
+    shared_parts: Sequence[str] | None = None,
+    k_views: int | None = None,
+    retrieval: RetrievalSettings = RetrievalSettings(),  # noqa: B008
 ) -> str:
     """RAD is called RAD only with its own encoder; MRAD zero-shot only without labels of the part.
 
-    Fewer good images than RAD's k stand in its name.
+    Fewer good images than RAD's k stand in its name, and whatever else differs from what its authors set.
 
     >>> _title("rad", "dinov3-b"), _title("rad", "clip-b16-q8"), _title("rad-roi", "clip-b16-q8")
     ('RAD', 'RAD (clip-b16-q8)', 'RAD cropped to the part (clip-b16-q8)')
@@ -333,10 +342,13 @@ def _title(
     ('MRAD-TF (clip-l336), zero-shot', 'MRAD-TF (clip-l336), same part, not zero-shot')
     >>> _title("rad", "dinov3-b", None, 32), _title("rad", "dinov3-b", None, 48)
     ('RAD, k = 32 of 48', 'RAD')
+    >>> _title("rad", "dinov3-b", None, 48, RetrievalSettings(pos_radius=None))
+    'RAD, no position limit'
     """
     encoder = Path(encoder).name  # of a checkpoint the file
-    if k_views is not None and k_views < RAD_RETRIEVAL.k_views:
-        return f"{_title(method, encoder)}, k = {k_views} of {RAD_RETRIEVAL.k_views}"
+    if k_views is not None:
+        changes = _unlike_rad(method, k_views, retrieval)
+        return ", ".join([_title(method, encoder), *changes])
     if method == "deviation" or (method in ("rad", "rad-roi") and encoder == "dinov3-b"):
         return _NAMES.get(method, method)
     name = f"{_NAMES[method]} ({encoder})"
@@ -345,12 +357,32 @@ def _title(
     return f"{name}, zero-shot" if method.startswith("mrad") else name
 
 
+def _unlike_rad(method: MethodName, k_views: int, retrieval: RetrievalSettings) -> list[str]:
+    """What of retrieval is not as RAD's authors set it on 3D-ADAM."""
+    authors, changes = RetrievalSettings(), []
+    if retrieval.views_by != authors.views_by:
+        changes.append(f"views by {retrieval.views_by}")
+    elif k_views != authors.k_views:
+        changes.append(f"k = {k_views} of {retrieval.k_views}" if k_views < retrieval.k_views else f"k = {k_views}")
+    if method == "rad" and retrieval.pos_radius != authors.pos_radius:
+        limit = retrieval.pos_radius
+        changes.append("no position limit" if limit is None else f"position limit {limit}")
+    return changes
+
+
 def _published(
-    dataset: str, choice: Choice, method: MethodName, settings: Settings, parts: Sequence[str], scope: MemoryScope
+    dataset: str,
+    choice: Choice,
+    method: MethodName,
+    settings: Settings,
+    retrieval: RetrievalSettings,
+    parts: Sequence[str],
+    scope: MemoryScope,
 ) -> Mapping[str, float]:
     """The authors' numbers when everything that makes them comparable is the same."""
     comparable = (
         scope == "unified"
+        and retrieval == RetrievalSettings()
         and len(parts) == ADAM_CATEGORIES
         and settings.encoder == replace(settings.encoder, layers=(), input_hw=(448, 448))
     )

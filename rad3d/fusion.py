@@ -35,9 +35,9 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
 
     Rules: `consistent`, the mean weighted by the cosine of incidence and drawn to 0 where few views, or only grazing
     ones, see the point (the posterior mean of a normal model with prior weight `NO_EVIDENCE`), after a view that
-    exceeds all others by more than `LONE` was taken back to that; `mean`; `median`;
-    `second` highest (the only one where a single view saw the point); `max`. A point is anomalous to a view above
-    `threshold`; without one agreement is NaN.
+    exceeds all others by more than `LONE` was taken back to that; `mean`; `weighted` mean, by the cosine of incidence
+    alone; `median`; `second` highest (the only one where a single view saw the point); `max`.
+    A point is anomalous to a view above `threshold`; without one agreement is NaN.
 
     >>> views = PointViews(np.array([[1.0], [3.0], [np.nan]]), np.array([[1.0], [0.5], [0.0]]))
     >>> float(fuse(views, "mean", 2.0).score[0]), float(fuse(views, "mean", 2.0).agreement[0])
@@ -55,6 +55,9 @@ def fuse(views: PointViews, rule: FusionRule, threshold: float | None = None) ->
             )
         case "mean":
             score = _divide(np.where(seen, views.score, 0).sum(axis=0), count)
+        case "weighted":
+            weight = views.incidence * seen
+            score = _divide((np.where(seen, views.score, 0) * weight).sum(axis=0), weight.sum(axis=0))
         case "median":
             ordered = np.sort(np.where(seen, views.score, np.inf), axis=0)
             low, high = np.maximum(count - 1, 0) // 2, count // 2

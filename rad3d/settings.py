@@ -10,7 +10,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Placement = Literal["coverage", "sphere", "hemisphere", "turntable"]
 ViewChoice = Literal["descriptor", "viewpoint", "both", "all"]
 Box = tuple[float, float, float, float, float, float]
-FusionRule = Literal["consistent", "mean", "median", "second", "max"]
+FusionRule = Literal["consistent", "mean", "weighted", "median", "second", "max"]
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,26 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """What RAD compares a query patch with (`rad3d.retrieval`).
+    """What RAD compares a query patch with (`rad3d.retrieval`); the defaults are those of its authors on 3D-ADAM.
 
     Args:
         views_by: descriptor = RAD's choice by CLS token; viewpoint = nearest camera directions; both = the
             nearest viewpoints, then the descriptor; all = every remembered view.
         k_views: how many remembered views answer.
-        pos_radius: RAD's position option in patches of the grid; None = no limit.
+        pos_radius: RAD's position option in patches of the grid; None = no limit, as always where images are
+            cropped to the part.
     """
 
     views_by: ViewChoice = "descriptor"
     k_views: int = 48
-    pos_radius: int | None = None
+    pos_radius: int | None = 1
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("k_views", self.k_views, 1), ("pos_radius", self.pos_radius or 0, 0)):
+            if value < least:
+                raise SettingsError(
+                    f"retrieval.{name}", expected=f"at least {least}", got=f"{value}", remedy="change the setting"
+                )
 
 
 @dataclass(frozen=True)

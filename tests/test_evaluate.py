@@ -17,13 +17,13 @@ from rad3d import evaluate as module
 from rad3d.baselines import RAD_CROP, Rad
 from rad3d.datasets.sample import Choice, MaskFile, Sample, ViewFiles, image_size_hw
 from rad3d.encoder import Encoder, rad_input
-from rad3d.errors import DatasetError, ResultError, ScanError
+from rad3d.errors import DatasetError, ResultError, ScanError, SettingsError
 from rad3d.evaluate import evaluate
 from rad3d.metrics import InstanceCounts, aupro
 from rad3d.ply import read_ply, write_ply
 from rad3d.prediction import WHOLE, PointPrediction, Prediction, ViewPrediction
 from rad3d.scoring import AUTHORS, PIXELS, PartScores, authors_mask, on_image, score_part
-from rad3d.settings import EncoderSettings, Settings
+from rad3d.settings import EncoderSettings, RetrievalSettings, Settings
 from rad3d.sheets import write_curves
 
 H, W = 60, 80
@@ -139,6 +139,22 @@ def test_rad_equals_the_slow_reference_on_the_same_features(data, tmp_path, sett
         assert score == pytest.approx(np.sort(expected.ravel())[-655:].mean(), abs=1e-5)  # int(65536 x 0.01)
 
 
+def test_retrieval_other_than_the_authors_is_used_and_named(data, tmp_path, settings, reference):
+    near = run(data, tmp_path / "near", settings)
+    wide = run(data, tmp_path / "wide", settings, retrieval=RetrievalSettings(views_by="all", pos_radius=None))
+    assert wide.title == near.title.replace(", k = 8 of 48", ", views by all, no position limit")
+    assert wide.run["retrieval"] == {"views_by": "all", "k_views": 48, "pos_radius": None}
+    maps = [tifffile.imread(tmp_path / name / "predictions/gear/test_hole_001/001.tiff") for name in ("near", "wide")]
+    assert (maps[1] <= maps[0] + 1e-6).all()  # more patches answer
+    assert (maps[1] < maps[0] - 1e-4).any()
+    one = run(data, tmp_path / "one", settings, retrieval=RetrievalSettings(k_views=1))
+    assert one.title.endswith(", k = 1")
+    with pytest.raises(ResultError, match="another retrieval"):
+        run(data, tmp_path / "one", settings)
+    with pytest.raises(SettingsError, match="views_by"):
+        run(data, tmp_path / "by", settings, retrieval=RetrievalSettings(views_by="viewpoint"))
+
+
 def test_memory_per_part_sees_its_own_part_only(data, tmp_path, settings):
     both = run(data, tmp_path / "a", settings, memory="per-part")
     alone = evaluate("mvtec3d", tmp_path / "b", root=data / "gear", method="rad", settings=settings)
@@ -233,17 +249,19 @@ def test_nothing_to_judge_is_no_table_of_zeros(tmp_path, settings):
 def test_published_numbers_only_beside_the_same_thing():
     parts = [str(i) for i in range(23)]
     dino = Settings(encoder=EncoderSettings("dinov3-b"))
+    rad = RetrievalSettings()
     say = module._published
-    assert say("adam3d", Choice(), "rad", dino, parts, "unified")[f"{AUTHORS} F1-max"] == 0.325
-    for dataset, choice, method, encoder, names, scope in (
-        ("mvtec3d", Choice(), "rad", dino, parts, "unified"),
-        ("adam3d", Choice(protocol="anomalib"), "rad", dino, parts, "unified"),
-        ("adam3d", Choice(), "rad-roi", dino, parts, "unified"),
-        ("adam3d", Choice(), "rad", Settings(), parts, "unified"),
-        ("adam3d", Choice(), "rad", dino, parts[:5], "unified"),
-        ("adam3d", Choice(), "rad", dino, parts, "per-part"),
+    assert say("adam3d", Choice(), "rad", dino, rad, parts, "unified")[f"{AUTHORS} F1-max"] == 0.325
+    for dataset, choice, method, encoder, retrieval, names, scope in (
+        ("mvtec3d", Choice(), "rad", dino, rad, parts, "unified"),
+        ("adam3d", Choice(protocol="anomalib"), "rad", dino, rad, parts, "unified"),
+        ("adam3d", Choice(), "rad-roi", dino, rad, parts, "unified"),
+        ("adam3d", Choice(), "rad", Settings(), rad, parts, "unified"),
+        ("adam3d", Choice(), "rad", dino, RetrievalSettings(k_views=47), parts, "unified"),
+        ("adam3d", Choice(), "rad", dino, rad, parts[:5], "unified"),
+        ("adam3d", Choice(), "rad", dino, rad, parts, "per-part"),
     ):
-        assert say(dataset, choice, method, encoder, names, scope) == {}
+        assert say(dataset, choice, method, encoder, retrieval, names, scope) == {}
 
 
 # --- what is scored

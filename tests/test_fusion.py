@@ -1,5 +1,7 @@
 """Several views of one point: every rule by hand, and what must not matter."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from rad3d.backproject import PointViews
 from rad3d.fusion import LONE, fuse
+from rad3d.settings import FusionRule
 
 NAN = np.nan
 SCORES = np.array([[1.0, NAN, 5.0, NAN], [2.0, 7.0, 6.0, NAN], [9.0, NAN, 1.0, NAN]], np.float32)
@@ -18,6 +21,7 @@ INCIDENCE = np.where(np.isnan(SCORES), 0, [[1.0], [0.5], [0.25]]).astype(np.floa
     [
         ("mean", [4.0, 7.0, 4.0, NAN]),
         ("consistent", [(1 + 1 + (2 + LONE) / 4) / 2.25, 3.5 / 1.0, (5 + 3 + 0.25) / 2.25, NAN]),
+        ("weighted", [(1 + 2 * 0.5 + 9 * 0.25) / 1.75, 7.0, (5 + 6 * 0.5 + 1 * 0.25) / 1.75, NAN]),
         ("median", [2.0, 7.0, 5.0, NAN]),
         ("second", [2.0, 7.0, 5.0, NAN]),
         ("max", [9.0, 7.0, 6.0, NAN]),
@@ -30,9 +34,7 @@ def test_each_rule_by_hand(rule, expected):
     assert fused.views_seen.tolist() == [3, 1, 3, 0]
 
 
-@given(
-    st.permutations(range(5)), st.sampled_from(["mean", "consistent", "median", "second", "max"]), st.integers(0, 99)
-)
+@given(st.permutations(range(5)), st.sampled_from(get_args(FusionRule)), st.integers(0, 99))
 def test_order_of_views_does_not_matter(order, rule, seed):
     rng = np.random.default_rng(seed)
     score = np.where(rng.random((5, 7)) < 0.4, NAN, rng.random((5, 7)))

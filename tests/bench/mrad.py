@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from rad3d.auxiliary import EPOCHS, Lessons, _looks, origins
-from rad3d.baselines import RAD_RETRIEVAL, TOP_SHARE
+from rad3d.baselines import TOP_SHARE
 from rad3d.datasets import load_samples
 from rad3d.datasets.sample import Choice
 from rad3d.encoder import ClipFeatures, Encoder
@@ -29,7 +29,7 @@ from rad3d.metrics import label_regions, rank
 from rad3d.mrad import Examples, image_scores, pixel_maps, score_train_free, score_tuned
 from rad3d.patches import Patches
 from rad3d.retrieval import image_score, rad_scores, score_map
-from rad3d.settings import Settings
+from rad3d.settings import RetrievalSettings, Settings
 
 PARTS = ("spur_gear", "flange", "bracket")
 SETTINGS = Settings()
@@ -106,7 +106,7 @@ def rad_row(stored, good, judged, masks):
     names = tuple(map(str, range(len(remembered.view_index))))
     memory = Memory("", (), remembered.view_index, names, remembered.descriptors, remembered.points_mm,
                     remembered.normals, remembered.chroma, remembered.directions, remembered.features)  # fmt: skip
-    found = score_map(rad_scores(query, memory, replace(RAD_RETRIEVAL, pos_radius=None)))
+    found = score_map(rad_scores(query, memory, RetrievalSettings(pos_radius=None)))
     large = torch.nn.functional.interpolate(found[:, None], masks.shape[1:], mode="bilinear", align_corners=False)
     return measured(large[:, 0].numpy(), image_score(found, TOP_SHARE).numpy(), masks)
 
