@@ -1,6 +1,6 @@
 """Scores on a surface -> connected regions, measured in millimetres, and the verdict."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Indices, Points, Pose, Values
 from rad3d.deviation import ReferenceShape
-from rad3d.geometry import transform_directions, transform_points, unit
+from rad3d.geometry import cell_keys, pieces, transform_directions, transform_points, unit
 from rad3d.result import Defect, PointScores
 from rad3d.scan import Surface
 
@@ -46,18 +46,18 @@ def regions(
     if not len(above):
         return labels
     points, normals = surface.points_mm[above], surface.normals[above]
-    neighbours = _neighbours(surface, above)
-    _, piece = connected_components(neighbours, directed=False)
+    links = _links(surface, above)
+    piece = links.pieces()
     left, shaped = scores[above].astype(float), geometry[above] > high
     found = np.zeros(len(above), np.int32)
     number = 0
     while left.max() > high:
         peak = int(left.argmax())
         strong = left > max(low, PEAK_SHARE * left[peak])
-        region = _connected(neighbours, strong | (shaped & np.isfinite(left)), peak)
+        region = links.connected(strong | (shaped & np.isfinite(left)), peak)
         top = left[peak]
         if surface.areas_mm2[above[region]].sum() < min_area_mm2:  # then as far as it is above the threshold
-            region = _connected(neighbours, left > high, peak)
+            region = links.connected(left > high, peak)
         apart, nearest = cKDTree(points[region]).query(points, distance_upper_bound=2 * BLUR_MM, workers=-1)
         normal = normals[region[np.minimum(nearest, len(region) - 1)]]
         same_side = np.einsum("ni,ni->n", normals, normal) > 0
@@ -72,11 +72,43 @@ def regions(
     return labels
 
 
-def _connected(neighbours: csr_matrix, chosen: Flags, start: int) -> Indices:
-    """The chosen points that are connected with one of them over chosen ones."""
-    members = np.flatnonzero(chosen)
-    _, component = connected_components(neighbours[members][:, members], directed=False)
-    return np.asarray(members[component == component[np.searchsorted(members, start)]])
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """Which points are connected surface. Those in one cell always are, so that a dense scan costs no more memory.
+
+    Args:
+        cell: (n,) of each point.
+        linked: (c, c) which cells are connected.
+    """
+
+    cell: Indices
+    linked: csr_matrix
+
+    def pieces(self) -> Indices:
+        """(n,) number of the connected piece of each point."""
+        return np.asarray(connected_components(self.linked, directed=False)[1][self.cell])
+
+    def connected(self, chosen: Flags, start: int) -> Indices:
+        """The chosen points that are connected with one of them over chosen ones."""
+        members = np.flatnonzero(chosen)
+        cells, cell = np.unique(self.cell[members], return_inverse=True)
+        _, component = connected_components(self.linked[cells][:, cells], directed=False)
+        return np.asarray(members[component[cell] == component[cell[np.searchsorted(members, start)]]])
+
+
+def _links(surface: Surface, rows: Indices) -> _Links:
+    """How the given points are connected; a cell is a quarter of a link wide and holds normals of one octant."""
+    points, normals = surface.points_mm[rows], surface.normals[rows]
+    link_mm = max(LINK_MM, 2.0 * float(np.sqrt(np.median(surface.areas_mm2[rows]))))
+    _, cube = np.unique(cell_keys(points, link_mm / 4), return_inverse=True)
+    _, cell = np.unique(8 * cube + (normals > 0) @ np.array([1, 2, 4]), return_inverse=True)
+    count = np.bincount(cell)[:, None]
+    middle, normal = (np.stack([np.bincount(cell, v) for v in vs.T], axis=1) / count for vs in (points, normals))
+    pairs = cKDTree(middle).query_pairs(link_mm, output_type="ndarray")
+    # The two sides of a thin wall are near each other but not connected.
+    facing = unit(normal)
+    pairs = pairs[np.einsum("ij,ij->i", facing[pairs[:, 0]], facing[pairs[:, 1]]) > -0.5]
+    return _Links(cell, csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(count),) * 2))
 
 
 def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
@@ -92,9 +124,8 @@ def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
     rows = np.flatnonzero(labels)
     if labels.max(initial=0) < 2 or not len(vanished_mm):
         return labels
-    pairs = cKDTree(vanished_mm).query_pairs(LINK_MM, output_type="ndarray")
-    graph = csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(vanished_mm),) * 2)
-    count, piece = connected_components(graph, directed=False)
+    piece = pieces(vanished_mm, LINK_MM)
+    count = int(piece.max()) + 1
     apart, nearest = cKDTree(points_mm[rows]).query(vanished_mm, distance_upper_bound=BLUR_MM, workers=-1)
     numbers = int(labels.max())
     size_of_piece = np.array([_size(vanished_mm[piece == number]) for number in range(count)])
@@ -115,16 +146,6 @@ def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
 def _size(points_mm: Points) -> float:
     """Diagonal of the box around points."""
     return float(np.linalg.norm(np.ptp(points_mm, axis=0)))
-
-
-def _neighbours(surface: Surface, rows: Indices) -> csr_matrix:
-    """Which of the given points are connected surface."""
-    points, normals = surface.points_mm[rows], surface.normals[rows]
-    link_mm = max(LINK_MM, 2.0 * float(np.sqrt(np.median(surface.areas_mm2[rows]))))
-    pairs = cKDTree(points).query_pairs(link_mm, output_type="ndarray")
-    # The two sides of a thin wall are near each other but not connected.
-    pairs = pairs[np.einsum("ij,ij->i", normals[pairs[:, 0]], normals[pairs[:, 1]]) > -0.5]
-    return csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(rows), len(rows)))
 
 
 TELLING = 3.0

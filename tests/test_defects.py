@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rad3d.defects import joined, measure, oriented_extent, regions
+from rad3d.defects import _links, joined, measure, oriented_extent, regions
 from rad3d.deviation import ReferenceShape
 from rad3d.geometry import rotation_about, translation
 from rad3d.result import PointScores
@@ -80,6 +80,39 @@ def test_two_sides_of_a_thin_wall_are_two_defects():
     both = two_sided(front, back)
     scores = np.where(np.concatenate([patch(front, 5, 5, 3, 3), patch(back, 5, 5, 3, 3)]), 9.0, 0.0)
     assert regions(both, scores, 0 * scores, 1, 4).max() == 2
+
+
+def test_a_dense_scan_has_the_same_defects_and_hardly_more_links():
+    """At 0.05 mm a point has 1250 others within a link: pairs of points would be 100 million on this patch."""
+    found, links = [], []
+    for step in (0.25, 0.05):
+        surface = plate(30.0, step)
+        rng = np.random.default_rng(0)
+        shaken = Surface(
+            surface.points_mm, surface.normals + 0.01 * rng.normal(size=surface.normals.shape), surface.areas_mm2
+        )
+        scores = np.where(patch(shaken, 2, 2, 20, 20), 2.0, 0.0)
+        for x in (4, 15):
+            scores[patch(shaken, x, 5, 3, 3)] = 9
+        scores[patch(shaken, 10.5, 2, 0.5, 20)] = 0  # parts them, but not by as much as a link
+        labels = regions(shaken, scores, 0 * scores, low=1, high=4)
+        found.append([np.round(shaken.areas_mm2[labels == number].sum(), 6) for number in (1, 2, 3)])
+        links.append(_links(shaken, np.flatnonzero(scores > 1)).linked.nnz)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert found[0] == [9, 9, 0]
+    assert links[1] < 20 * links[0]
+
+
+def test_a_dense_thin_wall_keeps_its_two_sides_apart():
+    """Both sides of a wall of 0.1 mm lie in one cube."""
+    sides = plate(10.0, 0.05), plate(10.0, 0.05, z=0.1, up=-1.0)
+    wall = Surface(
+        *(np.concatenate([getattr(s, name) for s in sides]) for name in ("points_mm", "normals", "areas_mm2"))
+    )
+    scores = np.where(patch(wall, 2, 2, 3, 3), 9.0, 0.0)
+    labels = regions(wall, scores, 0 * scores, low=1, high=4)
+    assert sorted(set(labels.tolist())) == [0, 1, 2]
+    assert len(set(zip(labels[labels > 0].tolist(), wall.normals[labels > 0, 2].tolist(), strict=True))) == 2
 
 
 def test_not_inspected_points_are_in_no_region():
