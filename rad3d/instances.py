@@ -6,7 +6,7 @@ import numpy as np
 
 from rad3d.arrays import Flags, Points, Pose, Values
 from rad3d.datasets.sample import Sample, read_mask
-from rad3d.geometry import inverse, pieces, transform_points
+from rad3d.geometry import cell_keys, inverse, pieces, transform_points
 from rad3d.looks import load_views
 from rad3d.observe import camera_of
 from rad3d.organised import normals_of
@@ -15,6 +15,8 @@ from rad3d.view import View
 
 ONE_DEFECT_MM = 1.5
 """Labelled pixels of several views, numbered in none of them, are one defect where they are so near."""
+CUBE_MM = 2.0
+"""Far more than views are apart by their poses, far less than a part."""
 STEEPEST = 0.2
 """Cosine of incidence below which a pixel's area is no longer believed."""
 NOWHERE = np.full((1, 3), 1e9)
@@ -24,8 +26,8 @@ def labelled_regions(sample: Sample, prediction: Prediction) -> tuple[list[Point
     """Points (n, 3) in the frame of the found defects, and area in mm², of each labelled defect of a specimen.
 
     Of a mesh or cloud they are its labelled points. Of captured views they are the labelled pixels' points by the poses
-    that the method found; what no view with a pose and depth shows lies nowhere, so it is missed. A defect's area is
-    that of the view that shows most of it.
+    that the method found; what no view with a pose and depth shows lies nowhere, so it is missed. Of a defect's area
+    each view shows some: cube by cube (`CUBE_MM`) that counts of which one view shows most.
     """
     labels = sample.load_point_labels()
     if labels is not None and prediction.points is not None:
@@ -51,7 +53,7 @@ def labelled_regions(sample: Sample, prediction: Prediction) -> tuple[list[Point
         for chosen in _apart(points[name]) if not name else [[np.ones(len(p), bool) for p in points[name]]]:
             region = np.concatenate([p[k] for p, k in zip(points[name], chosen, strict=True)])
             regions.append(region if len(region) else NOWHERE)
-            sizes.append(max(float(a[k].sum()) for a, k in zip(areas_of[name], chosen, strict=True)))
+            sizes.append(_shown(region, [a[k] for a, k in zip(areas_of[name], chosen, strict=True)]))
     return regions, np.array(sizes)
 
 
@@ -68,6 +70,16 @@ def _on_part(view: View, part_from_camera: Pose | None) -> np.ndarray:
     result[..., :3] = transform_points(part_from_camera, in_camera)
     result[..., 3] = in_camera[..., 2] ** 2 / (camera.intrinsics[0, 0] * camera.intrinsics[1, 1]) / cosine
     return result
+
+
+def _shown(points_mm: Points, areas: list[Values]) -> float:
+    """Area of points (n, 3) that several views show, their areas by view: in each cube that of the best view."""
+    if not len(points_mm) or not sum(map(len, areas)):
+        return 0.0
+    _, cube = np.unique(cell_keys(points_mm, CUBE_MM), return_inverse=True)
+    ends = np.cumsum([len(a) for a in areas])[:-1]
+    shown = [np.bincount(c, a, cube.max() + 1) for c, a in zip(np.split(cube, ends), areas, strict=True)]
+    return float(np.max(shown, axis=0).sum())
 
 
 def _apart(points: list[Points]) -> list[list[Flags]]:

@@ -10,12 +10,12 @@ from rad3d.camera import Camera
 from rad3d.datasets.machine_layouts import png_bytes
 from rad3d.datasets.sample import MaskFile, Sample, ViewFiles
 from rad3d.geometry import look_at
-from rad3d.instances import labelled_regions
+from rad3d.instances import _shown, labelled_regions
 from rad3d.prediction import Prediction, ViewPrediction
 from rad3d.scoring import _instances
 from rad3d.view import View
 
-SIZE = (60, 80)
+SIZE = (120, 160)
 TILTS = (0.0, 0.6)
 
 
@@ -68,6 +68,18 @@ def prediction(poses, centroids=(), areas=()):
 
 
 POSES = tuple(camera(tilt).part_from_camera for tilt in TILTS)
+
+
+def test_what_one_view_shows_of_a_defect_and_another_does_not_counts_once_each():
+    """A wall of 10 x 4 mm: one view shows its left 6 mm, the other its right 6 mm, moved by 0.05 mm."""
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(0.1, 10, 0.2), np.arange(0.1, 4, 0.2)))
+    wall = np.stack([x, y, 0 * x], axis=1)
+    left, right = wall[x < 6], wall[x > 4] + 0.05
+    areas = [np.full(len(some), 0.04) for some in (left, right)]
+    assert _shown(np.concatenate([left, right]), areas) == pytest.approx(40, rel=0.08)
+    assert _shown(np.concatenate([left, left]), [areas[0], areas[0]]) == pytest.approx(24)
+    assert _shown(np.concatenate([left, left[:0]]), [areas[0], areas[0][:0]]) == pytest.approx(24)
+    assert _shown(left[:0], [areas[0][:0]]) == 0
 
 
 @pytest.mark.parametrize("numbered", [True, False])
