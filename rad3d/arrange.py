@@ -39,6 +39,8 @@ DOUBT = 0.5
 SURE = 6.0
 """By how much a pose must be likelier than the one a view has to be taken instead, and than all others to be believed
 where they are not the same by symmetry: twenty to one."""
+ROUNDS = 4
+"""Times at most that every view is looked at again."""
 
 
 def arranged(
@@ -151,7 +153,8 @@ def _average(values: np.ndarray) -> Values:
 def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:
     """(v,) which turn each view takes, 0 = none unless `SURE`, and by how much it fits better there than anywhere else.
 
-    The view that tells most goes first, then always the one that fits best; tied ones only after all others.
+    The view that tells most goes first, then always the one that fits best; tied ones only after all others. What came
+    early met few others: once all have their place, each untied one is looked at again, until none would turn.
 
     >>> crack = np.array([[[9.0, 0.0, 0.0, np.nan]], [[np.nan, 0.0, 9.0, 0.0]]])  # one ring of four places, two views
     >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
@@ -172,6 +175,16 @@ def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tupl
         chosen[view] = turn if fits[turn] - fits[0] >= SURE else 0
         leads[view] = fits[turn] - np.delete(fits, turn).max(initial=-np.inf)
         placed.append(told[view][:, places[view][chosen[view]]])
+    turned = np.stack([told[view][:, places[view][chosen[view]]] for view in range(len(told))])
+    for _ in range(ROUNDS):
+        before = chosen.copy()
+        for view in np.flatnonzero(~tied):
+            fits = _fit(told[view][:, places[view]], np.delete(turned, view, axis=0))
+            turn = int(fits.argmax())
+            if fits[turn] - fits[chosen[view]] >= SURE:
+                chosen[view], turned[view] = turn, told[view][:, places[view][turn]]
+        if (chosen == before).all():
+            break
     return chosen, leads
 
 
