@@ -178,7 +178,7 @@ def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tupl
     turned = np.stack([told[view][:, places[view][chosen[view]]] for view in range(len(told))])
     for _ in range(ROUNDS):
         before = chosen.copy()
-        for view in np.flatnonzero(~tied):
+        for view in np.flatnonzero(~tied).tolist():
             fits = _fit(told[view][:, places[view]], np.delete(turned, view, axis=0))
             turn = int(fits.argmax())
             if fits[turn] - fits[chosen[view]] >= SURE:
