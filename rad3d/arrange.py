@@ -40,7 +40,7 @@ SURE = 6.0
 """By how much a pose must be likelier than the one a view has to be taken instead, and than all others to be believed
 where they are not the same by symmetry: twenty to one."""
 ROUNDS = 4
-"""Times at most that every view is looked at again."""
+"""Times at most that every untied view is looked at again."""
 
 
 def arranged(
@@ -153,38 +153,42 @@ def _average(values: np.ndarray) -> Values:
 def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:
     """(v,) which turn each view takes, 0 = none unless `SURE`, and by how much it fits better there than anywhere else.
 
-    The view that tells most goes first, then always the one that fits best; tied ones only after all others. What came
-    early met few others: once all have their place, each untied one is looked at again, until none would turn.
+    The view that tells most goes first, then always the one that fits best. What came early met few others: once all
+    untied ones have their place, each is looked at again, at most `ROUNDS` times. Tied ones come last, and turn none.
 
     >>> crack = np.array([[[9.0, 0.0, 0.0, np.nan]], [[np.nan, 0.0, 9.0, 0.0]]])  # one ring of four places, two views
     >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
     >>> _chosen(crack, [ring, ring], np.zeros(2, bool))
-    (array([0, 2]), array([0., 6.]))
+    (array([0, 2]), array([6., 6.]))
     """
     chosen, leads = np.zeros(len(told), int), np.zeros(len(told))
+    turned = told.copy()
     energy = np.nansum(told**2, axis=(1, 2))
-    left = list(np.lexsort((-energy, tied)))
-    placed = [told[left.pop(0)]]
-    while left:
-        candidates = [view for view in left if not tied[view]] or left
-        all_fits = [_fit(told[view][:, places[view]], np.stack(placed)) for view in candidates]
-        best = int(np.argmax([fits.max() for fits in all_fits]))
-        view, fits = candidates[best], all_fits[best]
-        left.remove(view)
+
+    def fits_of(view: int, others: list[int]) -> Values:
+        return _fit(told[view][:, places[view]], turned[others])
+
+    def place(view: int, fits: Values) -> None:
         turn = int(fits.argmax())
-        chosen[view] = turn if fits[turn] - fits[0] >= SURE else 0
+        if fits[turn] - fits[chosen[view]] >= SURE:
+            chosen[view], turned[view] = turn, told[view][:, places[view][turn]]
         leads[view] = fits[turn] - np.delete(fits, turn).max(initial=-np.inf)
-        placed.append(told[view][:, places[view][chosen[view]]])
-    turned = np.stack([told[view][:, places[view][chosen[view]]] for view in range(len(told))])
-    for _ in range(ROUNDS):
-        before = chosen.copy()
-        for view in np.flatnonzero(~tied).tolist():
-            fits = _fit(told[view][:, places[view]], np.delete(turned, view, axis=0))
-            turn = int(fits.argmax())
-            if fits[turn] - fits[chosen[view]] >= SURE:
-                chosen[view], turned[view] = turn, told[view][:, places[view][turn]]
-        if (chosen == before).all():
-            break
+
+    placed: list[int] = []
+    for group in (np.flatnonzero(~tied).tolist(), np.flatnonzero(tied).tolist()):
+        left = sorted(group, key=lambda view: -energy[view])
+        placed += [left.pop(0)] if left and not placed else []
+        while left:
+            all_fits = [fits_of(view, placed) for view in left]
+            best = int(np.argmax([fits.max() for fits in all_fits]))
+            place(left[best], all_fits[best])
+            placed.append(left.pop(best))
+        for _ in range(0 if tied[group].any() else ROUNDS):
+            before = chosen.copy()
+            for view in group:
+                place(view, fits_of(view, [other for other in group if other != view]))
+            if (chosen == before).all():
+                break
     return chosen, leads
 
 

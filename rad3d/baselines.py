@@ -30,6 +30,7 @@ from rad3d.settings import FusionSettings, RetrievalSettings, Settings
 from rad3d.view import View
 
 MethodName = Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"]
+RADS = ("rad", "rad-roi")
 RAD_CROP: Box = (1 / 16, 1 / 16, 7 / 8, 7 / 8)
 """What the middle 448 of 512 pixels show."""
 TOP_SHARE = 0.01
@@ -162,8 +163,10 @@ class Rad:
 
 def rad_k_views(memories: Path, retrieval: RetrievalSettings) -> int | None:
     """How many good images answer an image, in the memory that has the fewest; None where RAD learned nothing."""
-    counts = [sum(json.loads(log.read_text())["done"]) for log in memories.glob("*/rows.json")]
-    return min([retrieval.k_views, *counts]) if counts else None
+    counts: list[int] = [sum(json.loads(log.read_text())["done"]) for log in memories.glob("*/rows.json")]
+    if not counts:
+        return None
+    return min(counts) if retrieval.views_by == "all" else min(retrieval.k_views, *counts)
 
 
 def _rows_done(log: Path, fingerprint: str, names: list[str]) -> list[bool]:
@@ -316,10 +319,11 @@ def method_named(
     auxiliary: Auxiliary | None = None,
     retrieval: RetrievalSettings = RetrievalSettings(),  # noqa: B008
 ) -> Method:
-    """The method with that name; those of MRAD need labels of other parts, those of RAD read what retrieval does.
+    """The method with that name; those of MRAD need labels of other parts, those of RAD are told what answers.
 
     Raises:
-        SettingsError: labels are missing, or given to a method that reads none; RAD is to choose views by viewpoint.
+        SettingsError: labels are missing, or labels or retrieval given to a method that reads none; RAD is to choose
+            views by viewpoint.
     """
     if ("mrad" in name) != (auxiliary is not None):
         raise SettingsError(
@@ -330,6 +334,13 @@ def method_named(
         )
     if auxiliary is not None:
         return Inspectors(settings, auxiliary) if name == "rad3d+mrad" else Mrad(name, settings, auxiliary)  # type: ignore[arg-type]
+    if name not in RADS and retrieval != RetrievalSettings():
+        raise SettingsError(
+            name,
+            expected="no settings of RAD's retrieval",
+            got=str(retrieval),
+            remedy="leave --retrieval.* out, or use --method rad or rad-roi",
+        )
     makers: dict[str, Callable[[], Method]] = {
         "rad": lambda: Rad(settings, retrieval, roi=False),
         "rad-roi": lambda: Rad(settings, retrieval, roi=True),

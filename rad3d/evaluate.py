@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rad3d.auxiliary import Auxiliary
-from rad3d.baselines import Method, MethodName, method_named, rad_k_views
+from rad3d.baselines import RADS, Method, MethodName, method_named, rad_k_views
 from rad3d.datasets import dataset_root, load_samples
 from rad3d.datasets.sample import Choice, Sample
 from rad3d.errors import DatasetError, Rad3dError, ResultError, ScanError, UnitError
@@ -155,16 +155,17 @@ def evaluate(
     scope: MemoryScope = memory or ("per-part" if method in ("rad3d", "rad3d+mrad", "deviation") else "unified")
     run = _describe(dataset, folder, choice, method, settings, scope, runner, samples)
     run |= {"auxiliary": _labels(labels, samples)} if labels is not None else {}
-    run |= {"retrieval": asdict(retrieval)} if method in ("rad", "rad-roi") else {}
+    if method in RADS:
+        run |= {"retrieval": asdict(retrieval if method == "rad" else replace(retrieval, pos_radius=None))}
     skipped = _Skipped(output, skip_bad)
     run = _begin(output, run)
-    if method in ("rad", "rad-roi") and not any(view.cloud for sample in samples for view in sample.views):
+    if method in RADS and not any(view.cloud for sample in samples for view in sample.views):
         _log.warning("%s has no clouds: only the images are used", folder)
 
     parts = sorted({sample.part for sample in samples})
     for group in [parts] if scope == "unified" else [[part] for part in parts]:
         _predict(group, samples, runner, output, scope, skipped, track)
-    k_views = rad_k_views(output / "memory", retrieval) if method in ("rad", "rad-roi") else None
+    k_views = rad_k_views(output / "memory", retrieval) if method in RADS else None
 
     scores: dict[str, PartScores] = {}
     for part in track(parts, "measuring"):
@@ -346,12 +347,11 @@ def _title(
     'RAD, no position limit'
     """
     encoder = Path(encoder).name  # of a checkpoint the file
-    if k_views is not None:
-        changes = _unlike_rad(method, k_views, retrieval)
-        return ", ".join([_title(method, encoder), *changes])
-    if method == "deviation" or (method in ("rad", "rad-roi") and encoder == "dinov3-b"):
-        return _NAMES.get(method, method)
-    name = f"{_NAMES[method]} ({encoder})"
+    if method == "deviation":
+        return method
+    name = _NAMES[method] if method in RADS and encoder == "dinov3-b" else f"{_NAMES[method]} ({encoder})"
+    if method in RADS:
+        return ", ".join([name, *_unlike_rad(method, k_views or retrieval.k_views, retrieval)])
     if shared_parts:
         return f"{name}, same part, not zero-shot"
     return f"{name}, zero-shot" if method.startswith("mrad") else name
@@ -362,8 +362,10 @@ def _unlike_rad(method: MethodName, k_views: int, retrieval: RetrievalSettings) 
     authors, changes = RetrievalSettings(), []
     if retrieval.views_by != authors.views_by:
         changes.append(f"views by {retrieval.views_by}")
-    elif k_views != authors.k_views:
-        changes.append(f"k = {k_views} of {retrieval.k_views}" if k_views < retrieval.k_views else f"k = {k_views}")
+    elif k_views < retrieval.k_views:
+        changes.append(f"k = {k_views} of {retrieval.k_views}")
+    elif retrieval.k_views != authors.k_views:
+        changes.append(f"k = {retrieval.k_views}")
     if method == "rad" and retrieval.pos_radius != authors.pos_radius:
         limit = retrieval.pos_radius
         changes.append("no position limit" if limit is None else f"position limit {limit}")

@@ -93,7 +93,8 @@ def cell_keys(points: Points, side: float) -> np.ndarray:
 def pieces(points: Points, reach: float) -> Indices:
     """(n,) number of the piece that each point belongs to: points no further apart than `reach` are connected.
 
-    Points in one cube of an eighth of that count as their middle, so that dense ones cost no more memory.
+    Points in one cube of an eighth of that count as their middle, so that dense ones cost no more memory; between them
+    `reach` is meant up to an eighth.
 
     >>> pieces(np.array([[0.0, 0, 0], [1, 0, 0], [9, 0, 0], [9, 0, 0]]), 1.5)
     array([0, 0, 1, 1], dtype=int32)
@@ -102,6 +103,8 @@ def pieces(points: Points, reach: float) -> Indices:
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
+    if not len(points):
+        return np.empty(0, np.int32)
     _, cube = np.unique(cell_keys(points, reach / 8), return_inverse=True)
     count = np.bincount(cube)
     middle = np.stack([np.bincount(cube, axis) for axis in points.T], axis=1) / count[:, None]

@@ -3,10 +3,11 @@
 from collections import defaultdict
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Points, Pose, Values
 from rad3d.datasets.sample import Sample, read_mask
-from rad3d.geometry import cell_keys, inverse, pieces, transform_points
+from rad3d.geometry import inverse, pieces, transform_points
 from rad3d.looks import load_views
 from rad3d.observe import camera_of
 from rad3d.organised import normals_of
@@ -15,8 +16,8 @@ from rad3d.view import View
 
 ONE_DEFECT_MM = 1.5
 """Labelled pixels of several views, numbered in none of them, are one defect where they are so near."""
-CUBE_MM = 2.0
-"""Far more than views are apart by their poses, far less than a part."""
+SAME_MM = 1.0
+"""Points of two views this near show the same place: more than poses are wrong by."""
 STEEPEST = 0.2
 """Cosine of incidence below which a pixel's area is no longer believed."""
 NOWHERE = np.full((1, 3), 1e9)
@@ -26,8 +27,8 @@ def labelled_regions(sample: Sample, prediction: Prediction) -> tuple[list[Point
     """Points (n, 3) in the frame of the found defects, and area in mm², of each labelled defect of a specimen.
 
     Of a mesh or cloud they are its labelled points. Of captured views they are the labelled pixels' points by the poses
-    that the method found; what no view with a pose and depth shows lies nowhere, so it is missed. Of a defect's area
-    each view shows some: cube by cube (`CUBE_MM`) that counts of which one view shows most.
+    that the method found; what no view with a pose and depth shows lies nowhere, so it is missed. A defect's area
+    is what all views show of it.
     """
     labels = sample.load_point_labels()
     if labels is not None and prediction.points is not None:
@@ -51,9 +52,10 @@ def labelled_regions(sample: Sample, prediction: Prediction) -> tuple[list[Point
     regions, sizes = [], []
     for name in sorted(points):
         for chosen in _apart(points[name]) if not name else [[np.ones(len(p), bool) for p in points[name]]]:
-            region = np.concatenate([p[k] for p, k in zip(points[name], chosen, strict=True)])
+            shown = [p[k] for p, k in zip(points[name], chosen, strict=True)]
+            region = np.concatenate(shown)
             regions.append(region if len(region) else NOWHERE)
-            sizes.append(_shown(region, [a[k] for a, k in zip(areas_of[name], chosen, strict=True)]))
+            sizes.append(_shown(shown, [a[k] for a, k in zip(areas_of[name], chosen, strict=True)]))
     return regions, np.array(sizes)
 
 
@@ -72,14 +74,21 @@ def _on_part(view: View, part_from_camera: Pose | None) -> np.ndarray:
     return result
 
 
-def _shown(points_mm: Points, areas: list[Values]) -> float:
-    """Area of points (n, 3) that several views show, their areas by view: in each cube that of the best view."""
-    if not len(points_mm) or not sum(map(len, areas)):
+def _shown(points: list[Points], areas: list[Values]) -> float:
+    """Area of a defect of which each view shows some points (n, 3) with their areas (n,), each place counted once.
+
+    The view that shows most counts, then of every other what lies beyond `SAME_MM`, or one and a half pixels, of that.
+    """
+    order = sorted(range(len(areas)), key=lambda view: -areas[view].sum())
+    every = np.concatenate(areas)
+    if not len(every):
         return 0.0
-    _, cube = np.unique(cell_keys(points_mm, CUBE_MM), return_inverse=True)
-    ends = np.cumsum([len(a) for a in areas])[:-1]
-    shown = [np.bincount(c, a, cube.max() + 1) for c, a in zip(np.split(cube, ends), areas, strict=True)]
-    return float(np.max(shown, axis=0).sum())
+    reach = max(SAME_MM, 1.5 * float(np.sqrt(np.median(every))))
+    counted, total = points[order[0]], float(areas[order[0]].sum())
+    for view in order[1:]:
+        new = cKDTree(counted).query(points[view], distance_upper_bound=reach)[0] > reach
+        counted, total = np.concatenate([counted, points[view][new]]), total + float(areas[view][new].sum())
+    return total
 
 
 def _apart(points: list[Points]) -> list[list[Flags]]:

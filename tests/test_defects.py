@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from rad3d.defects import _links, joined, measure, oriented_extent, regions
 from rad3d.deviation import ReferenceShape
@@ -82,25 +84,26 @@ def test_two_sides_of_a_thin_wall_are_two_defects():
     assert regions(both, scores, 0 * scores, 1, 4).max() == 2
 
 
-def test_a_dense_scan_has_the_same_defects_and_hardly_more_links():
-    """At 0.05 mm a point has 1250 others within a link: pairs of points would be 100 million on this patch."""
-    found, links = [], []
+@pytest.mark.parametrize(("gap_mm", "pieces"), [(0.7, 1), (1.3, 2)])
+def test_a_dense_scan_is_connected_alike_with_hardly_more_links(gap_mm, pieces):
+    """At 0.05 mm a point has 1250 others within a link: pairs of points would be 100 million on this plate."""
+    count = []
     for step in (0.25, 0.05):
         surface = plate(30.0, step)
-        rng = np.random.default_rng(0)
-        shaken = Surface(
-            surface.points_mm, surface.normals + 0.01 * rng.normal(size=surface.normals.shape), surface.areas_mm2
-        )
-        scores = np.where(patch(shaken, 2, 2, 20, 20), 2.0, 0.0)
-        for x in (4, 15):
-            scores[patch(shaken, x, 5, 3, 3)] = 9
-        scores[patch(shaken, 10.5, 2, 0.5, 20)] = 0  # parts them, but not by as much as a link
-        labels = regions(shaken, scores, 0 * scores, low=1, high=4)
-        found.append([np.round(shaken.areas_mm2[labels == number].sum(), 6) for number in (1, 2, 3)])
-        links.append(_links(shaken, np.flatnonzero(scores > 1)).linked.nnz)
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
-    assert found[0] == [9, 9, 0]
-    assert links[1] < 20 * links[0]
+        links = _links(surface, np.flatnonzero(~patch(surface, 15, -1, gap_mm, 99)))
+        assert len(set(links.pieces().tolist())) == pieces
+        count.append(links.linked.nnz)
+    assert count[1] < 2 * count[0]
+
+
+def test_links_are_those_of_all_pairs_on_a_sparse_scan():
+    rng = np.random.default_rng(0)
+    for number in (40, 120, 300):
+        surface = Surface(rng.uniform(0, 12, (number, 3)), np.tile([0.0, 0, 1], (number, 1)), np.full(number, 0.25))
+        apart = np.linalg.norm(surface.points_mm[:, None] - surface.points_mm[None], axis=2)
+        exact = connected_components(csr_matrix(apart <= 1))[1]
+        found = _links(surface, np.arange(number)).pieces()
+        assert len(set(zip(exact.tolist(), found.tolist(), strict=True))) == len(set(exact.tolist())) > 1
 
 
 def test_a_dense_thin_wall_keeps_its_two_sides_apart():

@@ -10,6 +10,7 @@ from rad3d.geometry import (
     face_normals_areas,
     inverse,
     look_at,
+    pieces,
     random_rotation,
     rotation_about,
     rotation_angle,
@@ -136,3 +137,16 @@ def test_face_normals_follow_the_right_hand_and_areas_are_halved():
     normals, areas = face_normals_areas(vertices, np.array([[0, 1, 2], [0, 2, 1], [0, 1, 3]]))
     np.testing.assert_allclose(normals, [[0, 0, 1], [0, 0, -1], [0, 0, 0]])
     np.testing.assert_allclose(areas, [3, 3, 0])
+
+
+def test_pieces_are_those_of_all_pairs_and_dense_ones_stay_together():
+    rng = np.random.default_rng(0)
+    line = np.cumsum(rng.choice([0.3, 2.0], 60))  # gaps well within reach, or well beyond
+    found = pieces(np.stack([line, 0 * line, 0 * line], axis=1), 1.0)
+    expected = np.cumsum(np.diff(line, prepend=line[0]) > 1)
+    assert (
+        len(set(zip(found.tolist(), expected.tolist(), strict=True))) == len(set(expected.tolist())) == found.max() + 1
+    )
+    cloud = np.concatenate([rng.uniform(0, 1, (20_000, 3)), rng.uniform(3, 4, (20_000, 3))])
+    assert np.bincount(pieces(cloud, 1.0)).tolist() == [20_000, 20_000]
+    assert pieces(np.empty((0, 3)), 1.0).tolist() == []
