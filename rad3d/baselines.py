@@ -332,8 +332,6 @@ def method_named(
             got="none" if auxiliary is None else str(auxiliary.root),
             remedy="give --auxiliary ROOT with the methods of MRAD, and with no other",
         )
-    if auxiliary is not None:
-        return Inspectors(settings, auxiliary) if name == "rad3d+mrad" else Mrad(name, settings, auxiliary)  # type: ignore[arg-type]
     if name not in RADS and retrieval != RetrievalSettings():
         raise SettingsError(
             name,
@@ -341,6 +339,8 @@ def method_named(
             got=str(retrieval),
             remedy="leave --retrieval.* out, or use --method rad or rad-roi",
         )
+    if auxiliary is not None:
+        return Inspectors(settings, auxiliary) if name == "rad3d+mrad" else Mrad(name, settings, auxiliary)  # type: ignore[arg-type]
     makers: dict[str, Callable[[], Method]] = {
         "rad": lambda: Rad(settings, retrieval, roi=False),
         "rad-roi": lambda: Rad(settings, retrieval, roi=True),

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Indices, Points, Pose, Values
 from rad3d.deviation import ReferenceShape
-from rad3d.geometry import cell_keys, pieces, transform_directions, transform_points, unit
+from rad3d.geometry import cell_keys, group_means, pieces, transform_directions, transform_points, unit
 from rad3d.result import Defect, PointScores
 from rad3d.scan import Surface
 
@@ -102,13 +102,11 @@ def _links(surface: Surface, rows: Indices) -> _Links:
     link_mm = max(LINK_MM, 2.0 * float(np.sqrt(np.median(surface.areas_mm2[rows]))))
     _, cube = np.unique(cell_keys(points, link_mm / 4), return_inverse=True)
     _, cell = np.unique(8 * cube + (normals > 0) @ np.array([1, 2, 4]), return_inverse=True)
-    count = np.bincount(cell)[:, None]
-    middle, normal = (np.stack([np.bincount(cell, v) for v in vs.T], axis=1) / count for vs in (points, normals))
+    middle, facing = group_means(points, cell), unit(group_means(normals, cell))
     pairs = cKDTree(middle).query_pairs(link_mm, output_type="ndarray")
     # The two sides of a thin wall are near each other but not connected.
-    facing = unit(normal)
     pairs = pairs[np.einsum("ij,ij->i", facing[pairs[:, 0]], facing[pairs[:, 1]]) > -0.5]
-    return _Links(cell, csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(count),) * 2))
+    return _Links(cell, csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(middle),) * 2))
 
 
 def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:

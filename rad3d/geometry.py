@@ -90,6 +90,12 @@ def cell_keys(points: Points, side: float) -> np.ndarray:
     return np.asarray((cell[:, 0] << 42) | (cell[:, 1] << 21) | cell[:, 2])
 
 
+def group_means(values: np.ndarray, group: Indices) -> np.ndarray:
+    """(g, c) means of the values (n, c) of each group; `group` (n,) numbers them without gaps."""
+    sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
+    return np.asarray(sums / np.bincount(group)[:, None])
+
+
 def pieces(points: Points, reach: float) -> Indices:
     """(n,) number of the piece that each point belongs to: points no further apart than `reach` are connected.
 
@@ -106,10 +112,9 @@ def pieces(points: Points, reach: float) -> Indices:
     if not len(points):
         return np.empty(0, np.int32)
     _, cube = np.unique(cell_keys(points, reach / 8), return_inverse=True)
-    count = np.bincount(cube)
-    middle = np.stack([np.bincount(cube, axis) for axis in points.T], axis=1) / count[:, None]
+    middle = group_means(points, cube)
     pairs = cKDTree(middle).query_pairs(reach, output_type="ndarray")
-    links = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(count), len(count)))
+    links = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(middle), len(middle)))
     return np.asarray(connected_components(links, directed=False)[1][cube])
 
 

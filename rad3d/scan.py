@@ -14,7 +14,15 @@ from scipy.spatial import cKDTree
 
 from rad3d.arrays import Colours, Faces, Flags, Indices, Points, Pose, Values
 from rad3d.errors import ScanError
-from rad3d.geometry import cell_keys, face_normals_areas, sphere, transform_directions, transform_points, unit
+from rad3d.geometry import (
+    cell_keys,
+    face_normals_areas,
+    group_means,
+    sphere,
+    transform_directions,
+    transform_points,
+    unit,
+)
 from rad3d.view import View
 
 logger = logging.getLogger(__name__)
@@ -319,11 +327,8 @@ def merged_surface(views: Sequence[View]) -> Surface:
         raise ScanError(
             "captured views", expected="depth in at least one view", got="none", remedy="check the sensor's clouds"
         )
-    _, owner, count = np.unique(cell_keys(points, VOXEL_MM), return_inverse=True, return_counts=True)
-    mean = [
-        np.stack([np.bincount(owner, weights=values[:, axis]) for axis in range(3)], axis=1) / count[:, None]
-        for values in (points, normals, colours)
-    ]
+    _, owner = np.unique(cell_keys(points, VOXEL_MM), return_inverse=True)
+    mean = [group_means(values, owner) for values in (points, normals, colours)]
     merged = Scan("merged", vertices_mm=mean[0], normals=mean[1], colours=np.round(mean[2]).astype(np.uint8))
     return merged.surface
 

@@ -66,11 +66,8 @@ class RetrievalSettings:
     pos_radius: int | None = 1
 
     def __post_init__(self) -> None:
-        for name, value, least in (("k_views", self.k_views, 1), ("pos_radius", self.pos_radius or 0, 0)):
-            if value < least:
-                raise SettingsError(
-                    f"retrieval.{name}", expected=f"at least {least}", got=f"{value}", remedy="change the setting"
-                )
+        _check("retrieval.k_views", self.k_views, 1, float("inf"))
+        _check("retrieval.pos_radius", self.pos_radius or 0, 0, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -153,10 +150,7 @@ class Settings:
             ("fusion.max_incidence", self.fusion.max_incidence, 0.0, 1.5707963267948966),
             ("encoder.batch", self.encoder.batch, 1, 4096),
         ):
-            if not low <= value <= high:
-                raise SettingsError(
-                    name, expected=f"a value from {low} to {high}", got=f"{value}", remedy="change the setting"
-                )
+            _check(name, value, low, high)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
@@ -179,6 +173,11 @@ class Settings:
                 )
             groups[name] = kind(**{key: _frozen(value) for key, value in group.items()})  # type: ignore[operator]
         return Settings(**groups)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise SettingsError(name, expected=f"a value from {low} to {high}", got=f"{value}", remedy="change the setting")
 
 
 def _frozen(value: Any) -> Any:

@@ -155,6 +155,10 @@ def test_retrieval_other_than_the_authors_is_used_and_named(data, tmp_path, sett
         run(data, tmp_path / "by", settings, retrieval=RetrievalSettings(views_by="viewpoint"))
     with pytest.raises(SettingsError, match="leave --retrieval"):
         evaluate("mvtec3d", tmp_path / "no", root=data, method="deviation", retrieval=RetrievalSettings(k_views=1))
+    with pytest.raises(SettingsError, match="leave --retrieval"):
+        module.method_named("mrad-tf", settings, object(), RetrievalSettings(k_views=1))
+    with pytest.raises(SettingsError, match="k_views"):
+        RetrievalSettings(k_views=0)
     shutil.rmtree(tmp_path / "wide" / "memory")  # large, and not needed for the metrics
     again = run(data, tmp_path / "wide", settings, retrieval=RetrievalSettings(views_by="all", pos_radius=None))
     assert again.title == wide.title
