@@ -8,10 +8,11 @@ from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Mask, ScoreMap, Values
-from rad3d.geometry import unit
+from rad3d.geometry import lengths, unit
 from rad3d.patches import Patches, mm_per_pixel, near_part, sample_scores
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
+from rad3d.threads import each
 from rad3d.view import View
 
 BESIDE_MM = 1.0
@@ -53,9 +54,9 @@ def visible(view: View, surface: Surface, settings: FusionSettings) -> tuple[Fla
     cosine = np.einsum("ij,ij->i", towards, surface.normals)
     height, width = view.size_hw
     inside &= cosine >= np.cos(settings.max_incidence)
-    own_depth = np.linalg.norm(view.points_mm - view.camera.centre_mm.astype(np.float32), axis=-1)
+    own_depth = lengths(view.points_mm - view.camera.centre_mm.astype(np.float32))
     candidates = np.flatnonzero(inside)
-    distance = np.linalg.norm(surface.points_mm[candidates] - view.camera.centre_mm, axis=1)
+    distance = lengths(surface.points_mm[candidates] - view.camera.centre_mm)
     pixel_mm = depth[candidates] / view.camera.intrinsics[0, 0]
     tolerance = settings.depth_tolerance_mm + pixel_mm * _slope(cosine[candidates])
     agrees = np.zeros(len(candidates), bool)
@@ -80,11 +81,14 @@ def back_project(
     """Patch scores (n, h, w) of a specimen's views -> scores (v, points) of its surface, for each kind of score."""
     incidence = np.zeros((len(views), len(surface.points_mm)), np.float32)
     projected = np.full((len(scores), *incidence.shape), np.nan, np.float32)
-    for index, view in enumerate(views):
-        seen, pixels, cosine = visible(view, surface, settings)
+
+    def look(index: int) -> None:
+        seen, pixels, cosine = visible(views[index], surface, settings)
         incidence[index, seen] = cosine[seen]
         for kind, of_kind in zip(projected, scores, strict=True):
             kind[index, seen] = sample_scores(patches, of_kind, index, pixels[seen])
+
+    each(look, range(len(views)))
     return [PointViews(kind, np.where(np.isnan(kind), np.float32(0), incidence)) for kind in projected]
 
 

@@ -4,7 +4,7 @@ Positive = material beyond the reference (excess), negative = below it (missing)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,8 +12,9 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Points, Values
-from rad3d.geometry import face_normals_areas, inverse, transform_points, unit
+from rad3d.geometry import face_normals_areas, inverse, lengths, transform_points, unit
 from rad3d.scan import Surface
+from rad3d.threads import each
 from rad3d.view import View
 
 REACH_MM = 2.0
@@ -25,8 +26,8 @@ MIN_FACING = 0.35
 """Cosine of incidence below which a small error of the pose lets a camera look past a surface."""
 MIN_PIXELS = 5
 
-BLOCK = 1 << 17
-"""Points measured at once: each takes some 4 kB."""
+BLOCK = 1 << 12
+"""Points measured at once: each takes some 4 kB, which is to stay in the processor's cache."""
 CANDIDATE_FACES = 8
 """Triangles tried per point: those with the nearest centroids, beside the largest at the nearest vertex."""
 
@@ -70,8 +71,8 @@ class ReferenceShape:
 
     def signed_distance(self, points_mm: Points) -> Values:
         """(n,) mm from the reference to each point: to the triangle nearest it, or along the normal of a cloud's."""
-        blocks = (points_mm[start : start + BLOCK] for start in range(0, len(points_mm), BLOCK))
-        return np.concatenate([np.empty(0), *(self._signed_distance(block) for block in blocks)])
+        blocks = [points_mm[start : start + BLOCK] for start in range(0, len(points_mm), BLOCK)]
+        return np.concatenate([np.empty(0), *each(self._signed_distance, blocks)])
 
     def _signed_distance(self, points_mm: Points) -> Values:
         if self.surface.faces is None:
@@ -87,7 +88,7 @@ class ReferenceShape:
         k = index.shape[1]
         closest = trimesh.triangles.closest_point(triangles[index.ravel()], np.repeat(points_mm, k, axis=0))
         offset = points_mm[:, None] - closest.reshape(-1, k, 3)
-        distance = np.linalg.norm(offset, axis=2)
+        distance = lengths(offset)
         nearest = distance.min(axis=1, keepdims=True)
         # On an edge two triangles are equally near; the one faced more squarely tells inside from outside.
         along = np.einsum("nki,nki->nk", offset, normals[index])
@@ -154,13 +155,23 @@ def gone(reference: Surface, surface: Surface, views: Sequence[View]) -> Values:
     missing = apart > GONE_MM
     rows = np.flatnonzero(missing)
     if surface.is_closed and len(rows):
-        missing[rows] = ReferenceShape(surface).signed_distance(points[rows]) > 0
+        nearby = within_reach(surface, points[rows], float(apart[rows].max()))
+        missing[rows] = ReferenceShape(nearby).signed_distance(points[rows]) > 0
     else:
         through = np.zeros(len(rows), bool)
         for view in views:
             through |= looks_through(view, points[rows], reference.normals[rows])
         missing[rows[~through]] = False
     return np.where(missing, apart, np.nan)
+
+
+def within_reach(surface: Surface, points_mm: Points, reach_mm: float) -> Surface:
+    """The surface with those of its triangles that come within `reach_mm` of the points' box, and some more."""
+    assert surface.faces is not None
+    corners = surface.points_mm[surface.faces]
+    low, high = points_mm.min(axis=0) - reach_mm, points_mm.max(axis=0) + reach_mm
+    near = ((corners.max(axis=1) >= low) & (corners.min(axis=1) <= high)).all(axis=1)
+    return replace(surface, faces=surface.faces[near])
 
 
 def looks_through(view: View, points_mm: Points, normals: Points) -> Flags:

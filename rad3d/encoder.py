@@ -22,6 +22,11 @@ from rad3d.errors import SettingsError, WeightsError
 from rad3d.settings import EncoderSettings
 from rad3d.weights import architecture_of, is_local, source_of, verified_weights
 
+CACHED_TOKENS = 1_200_000
+"""Numbers in the tokens of one pass on a processor: what a block makes of them stays in its cache, which measured up to
+a quarter faster than more."""
+GPU_BATCH = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -95,9 +100,9 @@ class Encoder:
         settings = settings or EncoderSettings()
         architecture = _architecture(settings)
         # Before the weights are fetched: a wrong setting should not cost a download.
-        _resolved(settings, *_depth_and_patch(architecture))
+        precision = _resolved(settings, *_depth_and_patch(architecture)).precision
         path, digest = verified_weights(settings.name)
-        return Encoder(_frozen(architecture, path, digest, _device(settings)), settings, digest)
+        return Encoder(_frozen(architecture, path, digest, _device(settings), precision), settings, digest)
 
     def encode(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> Features:
         """Tokens of images that are already as large as `settings.input_hw` (see `resize`).
@@ -108,22 +113,22 @@ class Encoder:
         Raises:
             SettingsError: images of another size or type.
         """
-        layers = list(self.settings.layers)
-        cls, patches = [], []
+        layers, count = list(self.settings.layers), len(images)
+        cls = torch.empty(count, len(layers), self.channels)
+        patches = torch.empty(count, len(layers), *self.grid_hw, self.channels)
+        start = 0
         for batch in self._batches(images):
             with torch.inference_mode(), self._autocast():
                 tokens = self._model.forward_intermediates(
                     batch, indices=layers, return_prefix_tokens=True, norm=True, stop_early=True,
                     output_fmt="NLC", intermediates_only=True,
                 )  # fmt: skip
-            cls.append(torch.stack([prefix[:, 0] for _, prefix in tokens], dim=1).float().cpu())
-            patches.append(torch.stack([patch for patch, _ in tokens], dim=1).float().cpu())
-        if not cls:
-            return Features(
-                torch.zeros(0, len(layers), self.channels), torch.zeros(0, len(layers), *self.grid_hw, self.channels)
-            )
-        tokens_patches = torch.cat(patches)
-        return Features(torch.cat(cls), tokens_patches.reshape(*tokens_patches.shape[:2], *self.grid_hw, self.channels))
+            rows = slice(start, start + len(batch))
+            for layer, (patch, prefix) in enumerate(tokens):
+                cls[rows, layer] = prefix[:, 0].to(cls)
+                patches[rows, layer] = patch.to(patches).unflatten(1, self.grid_hw)
+            start = rows.stop
+        return Features(cls, patches)
 
     def encode_clip(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> ClipFeatures:
         """MRAD's features (ICLR 2026), of images as large as `settings.input_hw`; only CLIP encoders have them.
@@ -165,10 +170,12 @@ class Encoder:
         return head.weight.detach()
 
     def _batches(self, images: np.ndarray[Any, Any] | Sequence[Image]) -> Iterator[torch.Tensor]:
-        """Normalised (b, 3, h, w) on the device, `settings.batch` at a time."""
+        """Normalised (b, 3, h, w) on the device, as many at a time as the settings say."""
         shape = (*self.settings.input_hw, 3)
-        for start in range(0, len(images), self.settings.batch):
-            chunk = images[start : start + self.settings.batch]
+        tokens = self.grid_hw[0] * self.grid_hw[1] * self.channels
+        size = self.settings.batch or (GPU_BATCH if self.device == "cuda" else max(1, round(CACHED_TOKENS / tokens)))
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
             for image in chunk:
                 if image.shape != shape or image.dtype != np.uint8:
                     raise SettingsError(
@@ -246,10 +253,14 @@ class _WithoutRandomNumbers(TorchFunctionMode):
 
 
 @lru_cache(maxsize=2)
-def _frozen(architecture: str, path: Path, digest: str, device: torch.device) -> Any:
+def _frozen(architecture: str, path: Path, digest: str, device: torch.device, precision: str) -> Any:
     """A ViT with the weights of that digest; several encoders may share it, since nothing changes it."""
     model = _vit(architecture)
     _load_strictly(model, path)
+    if precision == "bfloat16":  # what autocast would do at every pass, with the same numbers
+        for module in (model.patch_embed.proj, *model.blocks.modules()):
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                module.to(torch.bfloat16)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -80,8 +80,13 @@ def rotation_angle(pose: Pose) -> float:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (..., n) at length 1; zero vectors stay zero."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    length = lengths(vectors)[..., None]
     return np.asarray(np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0))
+
+
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """(...) lengths of vectors (..., n): np.linalg.norm, several times as fast."""
+    return np.asarray(np.sqrt(np.einsum("...i,...i->...", vectors, vectors)))
 
 
 def cell_keys(points: Points, side: float) -> np.ndarray:
@@ -124,12 +129,17 @@ def bounding_sphere(points: Points) -> tuple[Vector, float]:
     return centre, float(np.linalg.norm(points - centre, axis=1).max())
 
 
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """np.cross of vectors (..., 3), several times as fast."""
+    (ax, ay, az), (bx, by, bz) = np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0)
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
+
+
 def face_normals_areas(vertices: Points, faces: np.ndarray) -> tuple[Points, np.ndarray]:
     """Unit normals (m, 3) and areas (m,) of triangles; a degenerate triangle has normal 0 and area 0."""
     corners = vertices[faces]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(cross, axis=1)
-    return unit(cross), length / 2
+    along = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return unit(along), lengths(along) / 2
 
 
 def sphere(count: int) -> Points:

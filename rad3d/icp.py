@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from rad3d.arrays import Flags, Points, Pose
+from rad3d.geometry import cross, lengths
 from rad3d.scan import Surface
 
 Poses: TypeAlias = Float[ndarray, "h 4 4"]
@@ -79,15 +80,15 @@ def sample_surface(surface: Surface, count: int) -> Samples:
         return _thin_cloud(surface, count)
     rng = np.random.default_rng(0)
     corners = surface.points_mm[surface.faces]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    double_area = np.linalg.norm(cross, axis=1)
+    along = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    double_area = lengths(along)
     total = np.cumsum(double_area)
     # equal steps through the running area: evener than independent draws
     face = np.searchsorted(total, (np.arange(count) + rng.random(count)) / count * total[-1])
     face = rng.permutation(np.minimum(face, len(corners) - 1))
     u, v = np.sqrt(rng.random(count))[:, None], rng.random(count)[:, None]
     points = (1 - u) * corners[face, 0] + u * (1 - v) * corners[face, 1] + u * v * corners[face, 2]
-    return Samples(points, cross[face] / double_area[face, None], True, float(total[-1] / 2))
+    return Samples(points, along[face] / double_area[face, None], True, float(total[-1] / 2))
 
 
 def _thin_cloud(surface: Surface, count: int) -> Samples:
@@ -258,19 +259,13 @@ def _blocks(poses: Poses, source: Samples) -> list[Poses]:
     return [poses[start : start + size] for start in range(0, len(poses), size)]
 
 
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """np.cross along the last axis, several times as fast."""
-    (ax, ay, az), (bx, by, bz) = np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0)
-    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
-
-
 def _solve(
     at: np.ndarray, delta: np.ndarray, normal: np.ndarray, weight: np.ndarray, radius_mm: float, point_share: float
 ) -> Poses:
     """The small motions (h, 4, 4) that bring weighted points nearest to their samples."""
     centre = at.mean(axis=1, keepdims=True)
     arm = (at - centre) / radius_mm  # rotations in units of the part's radius, for condition
-    jacobian = np.concatenate([_cross(arm, normal), normal], axis=-1)
+    jacobian = np.concatenate([cross(arm, normal), normal], axis=-1)
     along = np.einsum("hpi,hpi->hp", delta, normal)
     weighted = (jacobian * weight[..., None]).transpose(0, 2, 1)
     matrix = (weighted @ jacobian).astype(np.float64)
@@ -280,15 +275,15 @@ def _solve(
     weighted_arm = (arm * weight[..., None]).transpose(0, 2, 1)
     spread = weighted_arm @ arm
     mean = weighted_arm.sum(axis=2)
-    cross = np.zeros((len(at), 3, 3))
-    cross[:, [2, 0, 1], [1, 2, 0]] = mean
-    cross[:, [1, 2, 0], [2, 0, 1]] = -mean
+    skew = np.zeros((len(at), 3, 3))
+    skew[:, [2, 0, 1], [1, 2, 0]] = mean
+    skew[:, [1, 2, 0], [2, 0, 1]] = -mean
     eye = np.eye(3)
     matrix[:, :3, :3] += point_share * (np.trace(spread, axis1=1, axis2=2)[:, None, None] * eye - spread)
-    matrix[:, :3, 3:] += point_share * cross
-    matrix[:, 3:, :3] += point_share * cross.transpose(0, 2, 1)
+    matrix[:, :3, 3:] += point_share * skew
+    matrix[:, 3:, :3] += point_share * skew.transpose(0, 2, 1)
     matrix[:, 3:, 3:] += point_share * total[:, None, None] * eye
-    right[:, :3] += point_share * (weight[:, None] @ _cross(arm, delta))[:, 0]
+    right[:, :3] += point_share * (weight[:, None] @ cross(arm, delta))[:, 0]
     right[:, 3:] += point_share * (weight[:, None] @ delta)[:, 0]
     matrix += (1e-7 * total + 1e-9)[:, None, None] * np.eye(6)
     motion = np.linalg.solve(matrix, right[..., None])[..., 0]

@@ -62,6 +62,7 @@ from rad3d.settings import Settings
 from rad3d.settle import up_to_symmetry
 from rad3d.surface import PlacedPatches
 from rad3d.symmetry import Symmetries
+from rad3d.threads import each
 from rad3d.view import View
 
 logger = logging.getLogger(__name__)
@@ -346,10 +347,13 @@ class Inspector:
                 logger.warning("%s: %s", scan.source or scan.specimen, note)
                 reason = f"{reason}; {note}"
             surface, missed = observation.surface, observation.overlooked
-            views = tuple(
-                view_scores(completed(view, surface, some, self.settings.fusion), surface.tree, evidence.score, some)
-                for view, some in zip(observation.views, missed, strict=True)
-            )
+            tree, score = surface.tree, evidence.score
+
+            def shown(number: int) -> ViewScores:
+                view, some = observation.views[number], missed[number]
+                return view_scores(completed(view, surface, some, self.settings.fusion), tree, score, some)
+
+            views = tuple(each(shown, range(len(observation.views))))
         if scan.views:  # the merged surface, in the part frame
             vertices, vertex = observation.surface.points_mm, np.arange(len(evidence.score))
         else:

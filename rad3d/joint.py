@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from rad3d.arrays import Pose
-from rad3d.geometry import transform_directions, transform_points
+from rad3d.geometry import cross, transform_directions, transform_points
 from rad3d.icp import Samples
 
 SQUARE = 0.97
@@ -62,7 +62,7 @@ def _step(
     along = np.einsum("ni,ni->n", points[other] - points[own], normal)
     weight = np.clip(1 - (along / reach_mm) ** 2, 0, None) ** 2
     arm = ((points[own] + points[other]) / 2 - centre) / radius
-    jacobian = np.concatenate([np.cross(arm, normal), normal], axis=1)
+    jacobian = np.concatenate([cross(arm, normal), normal], axis=1)
     weighted = jacobian * weight[:, None]
     count = int(view.max()) + 1
     matrix, right = np.zeros((count, 6, count, 6)), np.zeros((count, 6))

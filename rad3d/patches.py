@@ -10,6 +10,7 @@ from PIL import Image as PilImage
 from rad3d.arrays import Image, Indices, Mask, Pixels, ScoreMap
 from rad3d.encoder import Encoder
 from rad3d.geometry import unit
+from rad3d.threads import each
 from rad3d.view import BACKGROUND, View
 
 ARTEFACT_FACTOR, ARTEFACT_DEVIATIONS = 1.25, 6.0
@@ -121,8 +122,8 @@ def near_part(view: View) -> Mask:
     """A captured part's pixels (H, W) with holes in its cloud filled: a missing depth is no background."""
     from scipy import ndimage
 
-    closed = np.asarray(ndimage.binary_closing(np.pad(view.mask, 8), iterations=4))[8:-8, 8:-8]
-    return np.asarray(ndimage.binary_fill_holes(closed))
+    background, _ = ndimage.label(~ndimage.binary_closing(np.pad(view.mask, 8), iterations=4))
+    return np.asarray(background != background[0, 0])[8:-8, 8:-8]
 
 
 def patch_centres(window: Window, grid_hw: tuple[int, int], per_side: int = 1) -> Pixels:
@@ -214,23 +215,23 @@ def encode_views(views: Sequence[View], encoder: Encoder, mm_per_patch: float | 
         for index, view in enumerate(views)
         for window in windows_of(view, input_hw, encoder.patch_size, mm_per_patch)
     ]
-    images = [cut(views[index], window, input_hw) for index, window in chosen]
+    images = each(lambda one: cut(views[one[0]], one[1], input_hw), chosen)
     tokens = encoder.encode(np.stack(images) if images else np.empty((0, *input_hw, 3), np.uint8))
-    placed = [place(views[index], window, grid_hw) for index, window in chosen]
+    placed = each(lambda one: place(views[one[0]], one[1], grid_hw), chosen)
     on_part = np.array([np.isfinite(points).all(axis=-1) for points, _ in placed], bool).reshape(-1, *grid_hw)
-    for (points, _), out in zip(placed, artefacts(tokens.patches.float().norm(dim=-1).numpy(), on_part), strict=True):
+    norms = tokens.patches.norm(dim=-1)
+    for (points, _), out in zip(placed, artefacts(norms.numpy(), on_part), strict=True):
         points[out] = np.nan
-    within = [within_part(view) for view in views]
+    within = each(within_part, views)
     directions = [_direction(views[index], points) for (index, _), (points, _) in zip(chosen, placed, strict=True)]
+    colours = each(lambda one: chroma(views[one[0]], within[one[0]], one[1], grid_hw), chosen)
     shape = (len(chosen), *grid_hw, 3)
     return Patches(
         descriptors=torch.nn.functional.normalize(tokens.cls, dim=-1),
-        features=torch.nn.functional.normalize(tokens.patches, dim=-1),
+        features=tokens.patches.div_(norms.clamp_min_(1e-12)[..., None]),
         points_mm=np.array([points for points, _ in placed], np.float32).reshape(shape),
         normals=np.array([normals for _, normals in placed], np.float32).reshape(shape),
-        chroma=np.array([chroma(views[i], within[i], w, grid_hw) for i, w in chosen], np.float32).reshape(
-            *shape[:3], 2
-        ),
+        chroma=np.array(colours, np.float32).reshape(*shape[:3], 2),
         directions=np.array(directions, np.float32).reshape(-1, 3),
         windows=tuple(window for _, window in chosen),
         view_index=np.array([index for index, _ in chosen], int),

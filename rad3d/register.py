@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rad3d.arrays import Points, Pose
-from rad3d.geometry import transform_directions, transform_points
+from rad3d.geometry import cross, transform_directions, transform_points
 from rad3d.icp import Poses, Samples, Target, refine_jointly
 from rad3d.query import SCAN_SAMPLES, Query, Seen, Whole, seen_of
 from rad3d.reference import JUDGED, Reference, samples_of
@@ -227,7 +227,7 @@ def _free_directions(at: Points, normal: Points, reference: Reference) -> tuple[
         return ("all",)
     radius = reference.target.radius_mm
     arm = (at - reference.target.centre_mm) / radius
-    jacobian = np.concatenate([np.cross(arm, normal), normal], axis=1)
+    jacobian = np.concatenate([cross(arm, normal), normal], axis=1)
     values, vectors = np.linalg.eigh(jacobian.T @ jacobian / len(at))
     return tuple(_in_words(vector) for value, vector in zip(values, vectors.T, strict=True) if value < FREE_SHARE)
 

@@ -22,7 +22,7 @@ class EncoderSettings:
         layers: blocks (0-based) whose tokens are used; empty = those of RAD for the model's depth.
         input_hw: height and width of the encoder's input, divisible by the patch size.
         precision: auto = bfloat16 where the processor computes it natively.
-        batch: images per pass.
+        batch: images per pass; None = what suits the device.
     """
 
     name: str = "clip-b16-q8"
@@ -30,7 +30,7 @@ class EncoderSettings:
     input_hw: tuple[int, int] = (448, 448)
     precision: Precision = "auto"
     device: Device = "auto"
-    batch: int = 8
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,14 @@ class Settings:
             ("verdict.min_area_mm2", self.verdict.min_area_mm2, 0.0, float("inf")),
             ("verdict.min_depth_mm", self.verdict.min_depth_mm, 0.0, float("inf")),
             ("views.count", self.views.count, 1, 1000),
-            ("views.mm_per_patch", self.views.mm_per_patch or 1.0, 1e-3, 1e3),
+            ("views.mm_per_patch", self.views.mm_per_patch, 1e-3, 1e3),
             ("surface.radius_mm", self.surface.radius_mm, 1e-3, 1e6),
             ("surface.min_neighbours", self.surface.min_neighbours, 1, float("inf")),
             ("fusion.max_incidence", self.fusion.max_incidence, 0.0, 1.5707963267948966),
             ("encoder.batch", self.encoder.batch, 1, 4096),
         ):
-            _check(name, value, low, high)
+            if value is not None:
+                _check(name, value, low, high)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""

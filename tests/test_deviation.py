@@ -9,7 +9,7 @@ import trimesh
 
 from rad3d import Inspector
 from rad3d.camera import Camera
-from rad3d.deviation import GONE_MM, GoodDeviation, ReferenceShape, gone
+from rad3d.deviation import GONE_MM, GoodDeviation, ReferenceShape, gone, within_reach
 from rad3d.evidence import Remembered, _geometry
 from rad3d.geometry import look_at
 from rad3d.render import renderer_for
@@ -87,6 +87,14 @@ def test_a_tab_missing_from_a_closed_mesh_is_missing(reference):
     assert np.nanmax(missing) == pytest.approx(TAB_MM, abs=0.1)
     assert np.isnan(missing[reference.points_mm[:, 0] < 15]).all()
     assert np.isnan(gone(reference, mesh_scan(sheet()).surface, ())).all()
+
+
+def test_triangles_out_of_reach_do_not_change_a_distance(reference):
+    points = reference.points_mm[on_tab(reference)] + [0.0, 0.0, 1.5]
+    few = within_reach(reference, points, 1.5)
+    assert 0 < len(few.faces) < 0.7 * len(reference.faces)
+    expected = ReferenceShape(reference).signed_distance(points)
+    np.testing.assert_array_equal(ReferenceShape(few).signed_distance(points), expected)
 
 
 def test_the_wall_of_a_hole_that_was_filled_is_buried_not_missing():

@@ -176,6 +176,14 @@ def test_a_tall_image_keeps_its_orientation(clip: Encoder) -> None:
     assert strongest == {(2, 18), (2, 19), (3, 18), (3, 19)}
 
 
+def test_weights_kept_in_bfloat16_are_those_that_every_pass_would_make(clip: Encoder) -> None:
+    images = photographs(2, 64, 64)
+    kept = Encoder.load(dataclasses.replace(SMALL, precision="bfloat16")).encode(images)
+    made = with_settings(clip, precision="bfloat16").encode(images)
+    assert torch.equal(kept.patches, made.patches)
+    assert torch.equal(kept.cls, made.cls)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_batches_do_not_matter(clip: Encoder, precision: str) -> None:
     images = photographs(5, 64, 64)

@@ -5,13 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from rad3d.camera import Camera
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.geometry import look_at
-from rad3d.patches import Window, artefacts, chroma, encode_views, within_part
+from rad3d.patches import Window, artefacts, chroma, encode_views, near_part, within_part
 from rad3d.render import renderer_for
 from rad3d.settings import EncoderSettings
+from rad3d.view import View
 
 
 def norms(spread, seed=0):
@@ -86,3 +88,17 @@ def test_depth_that_is_missing_here_and_there_leaves_a_patch_its_colour():
     holed = replace(view, points_mm=np.where(missing, np.float32(np.nan), view.points_mm))
     whole, found = (np.isfinite(chroma(v, within_part(v), Window(0, 0, 64, 64), (8, 8))).all(-1) for v in (view, holed))
     assert found[whole].mean() > 0.6, "all but those at the outline"
+
+
+def test_holes_in_the_cloud_are_part_and_bays_of_the_outline_are_not():
+    shown = np.zeros((40, 40), bool)
+    shown[5:35, 0:30] = True
+    shown[12:20, 10:20] = False  # a hole that closing alone does not fill
+    shown[24:27, 15:40] = False  # a bay narrow enough to close
+    shown[10:30, 0:2] = False  # a bay at the image's own edge
+    points = np.where(shown[..., None], np.float32(1), np.float32(np.nan)).repeat(3, axis=2)
+    found = near_part(View("v", "captured", np.zeros((40, 40, 3), np.uint8), points))
+    expected = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(shown, 8), iterations=4)[8:-8, 8:-8])
+    np.testing.assert_array_equal(found, expected)
+    assert found[12:20, 10:20].all()
+    assert not found[:, 36:].any()

@@ -252,6 +252,9 @@ def test_the_surface_moves_with_the_scan(kind):
     np.testing.assert_allclose(moved.points_mm[order], transform_points(pose, scan.surface.points_mm), atol=1e-9)
     np.testing.assert_allclose(moved.normals[order], transform_directions(pose, scan.surface.normals), atol=1e-5)
     np.testing.assert_allclose(moved.areas_mm2[order], expected.areas_mm2, rtol=1e-6)
+    # a surface that is made already keeps its order
+    np.testing.assert_array_equal(scan.moved(pose).surface.points_mm, expected.points_mm)
+    np.testing.assert_array_equal(scan.moved(pose).surface_from_vertex, scan.surface_from_vertex)
 
 
 def test_one_of_several_bodies_that_looks_inwards_is_turned(caplog):

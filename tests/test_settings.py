@@ -36,6 +36,8 @@ def test_unknown_names_are_refused_by_name():
         ("false_reject", {"verdict": VerdictSettings(false_reject=1.5)}),
         ("count", {"views": ViewSettings(count=0)}),
         ("mm_per_patch", {"views": ViewSettings(mm_per_patch=-1.0)}),
+        ("mm_per_patch", {"views": ViewSettings(mm_per_patch=0.0)}),
+        ("batch", {"encoder": EncoderSettings(batch=0)}),
         ("max_incidence", {"fusion": FusionSettings(max_incidence=3.0)}),
         ("radius_mm", {"surface": SurfaceSettings(radius_mm=0.0)}),
     ],

@@ -1,8 +1,6 @@
 """Ray casting with Embree: renders meshes on the processor and tells what is visible."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from rad3d.camera import Camera
 from rad3d.geometry import face_normals_areas, unit
 from rad3d.render.shading import ShadedMesh, pixel_rays, view_of_mesh
 from rad3d.scan import Scan
+from rad3d.threads import each
 from rad3d.view import View
 
 CHUNK = 1 << 16
@@ -67,10 +66,7 @@ class RayCaster:
             rows = slice(start, start + CHUNK)
             return query((local[rows].copy(), np.ascontiguousarray(directions[rows], dtype=np.float32)), rows)
 
-        if len(starts) < 2:
-            return [part(start) for start in starts]
-        with ThreadPoolExecutor(_threads()) as pool:
-            return list(pool.map(part, starts))
+        return each(part, starts)
 
     def _cast(self, origins: Points, directions: Points) -> tuple[Indices, Points]:
         def query(rays: Any, rows: Any) -> Any:
@@ -136,9 +132,4 @@ class RayCaster:
 
             return view_of_mesh(self.mesh, camera, hits, f"{number:03d}")
 
-        with ThreadPoolExecutor(_threads()) as pool:
-            return list(pool.map(view, range(len(cameras))))
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return each(view, range(len(cameras)))

@@ -168,7 +168,8 @@ def pixel_rays(camera: Camera, pixels_xy: Pixels) -> Points:
     """Rays (n, 3) through image positions in the part frame, scaled to depth 1, as precise as the positions."""
     matrix = (camera.part_from_camera[:3, :3] @ np.linalg.inv(camera.intrinsics)).astype(pixels_xy.dtype)
     # not a matrix product: BLAS would wake threads for it, which then wait in the way of the other renderings
-    return np.asarray(pixels_xy[:, :1] * matrix[:, 0] + pixels_xy[:, 1:] * matrix[:, 1] + matrix[:, 2])
+    x, y = pixels_xy.T
+    return np.stack([across * x + down * y + ahead for across, down, ahead in matrix], axis=1)
 
 
 def view_of_mesh(mesh: ShadedMesh, camera: Camera, hits: Hits, name: str) -> View:

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tests/bench/false_reject.py [PART...]    # adds to tests/bench/false_reject.json
 
 Synthetic: machine_elements as meshes, coarse settings (224 x 224, 8 views), a false-reject rate of 0.05 asked. Of every
-part 60 good specimens are observed once. Fits learn from disjoint sets of them, so they are independent; each judges
+part 80 good specimens are observed once. Fits learn from disjoint sets of them, so they are independent; each judges
 good specimens that it has not learned from, and one defective specimen of each kind of defect. The interval is a
 bootstrap over fits.
 """
@@ -23,8 +23,8 @@ from rad3d.settings import EncoderSettings, Settings, ViewSettings
 
 SETTINGS = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
 PARTS = ("bracket", "flange", "spur_gear", "lever", "pulley")
-POOL = 60
-FITS = {4: 5, 20: 3}
+POOL = 80
+FITS = {4: 5, 20: 4}
 """How many fits for each number of good specimens."""
 JUDGED = {4: 20, 20: 40}
 FILE = Path(__file__).with_suffix(".json")
