@@ -132,7 +132,9 @@ class Inspector:
     @cached_property
     def threshold(self) -> tuple[float, FalseReject]:
         """The specimen threshold and the rate it guarantees."""
-        return specimen_threshold(self.good_scores, self.settings.verdict.false_reject)
+        verdict = self.settings.verdict
+        threshold, rate = specimen_threshold(self.good_scores, verdict.false_reject)
+        return max(threshold, verdict.min_score), rate
 
     @cached_property
     def reference(self) -> Reference:

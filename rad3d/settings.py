@@ -113,6 +113,7 @@ class VerdictSettings:
         min_depth_mm: material that is missing or in excess by less is no defect; what is surface only has no depth.
         unjudged_boxes_mm: boxes of the part frame, two opposite corners each, in which nothing is judged.
         unjudged_colour: surface that has this colour in the nominal is not judged (each channel within 8 of 255).
+        min_score: nothing below is a defect, however alike the good specimens are; in their standard deviations.
     """
 
     false_reject: float = 0.05
@@ -121,6 +122,7 @@ class VerdictSettings:
     min_depth_mm: float = 0.0
     unjudged_boxes_mm: tuple[Box, ...] = ()
     unjudged_colour: tuple[int, int, int] | None = None
+    min_score: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value, low, high in (
             ("verdict.false_reject", self.verdict.false_reject, 0.0, 1.0),
+            ("verdict.min_score", self.verdict.min_score, 0.0, float("inf")),
             ("verdict.min_coverage", self.verdict.min_coverage, 0.0, 1.0),
             ("verdict.min_area_mm2", self.verdict.min_area_mm2, 0.0, float("inf")),
             ("verdict.min_depth_mm", self.verdict.min_depth_mm, 0.0, float("inf")),

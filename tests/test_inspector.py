@@ -57,6 +57,19 @@ def test_a_defect_is_found_where_it_was_made(found, dented):
     assert np.nanmin(found.points.deviation_mm[dented.vertex_instance > 0]) < -1.0  # material is missing
 
 
+def test_good_specimens_that_are_all_alike_do_not_make_little_a_defect(inspector, dented):
+    verdict = inspector.settings.verdict
+    alike = replace(inspector, good_scores=np.array([0.3, 0.31, 0.3, 0.32]))
+    assert alike.threshold[0] == verdict.min_score == 3.0
+
+    def at_least(score):
+        return replace(alike, settings=replace(alike.settings, verdict=replace(verdict, min_score=score)))
+
+    assert 0.32 <= at_least(0.0).threshold[0] < 1.0
+    assert at_least(1e4).inspect(dented.scan).verdict == "pass"
+    assert alike.inspect(dented.scan).verdict == "fail"
+
+
 def with_a_gap(scan, at, radius_mm):
     """The mesh without the triangles around a point."""
     middle = scan.vertices_mm[scan.faces].mean(axis=1)

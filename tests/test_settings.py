@@ -34,6 +34,7 @@ def test_unknown_names_are_refused_by_name():
     ("name", "wrong"),
     [
         ("false_reject", {"verdict": VerdictSettings(false_reject=1.5)}),
+        ("min_score", {"verdict": VerdictSettings(min_score=-1.0)}),
         ("count", {"views": ViewSettings(count=0)}),
         ("mm_per_patch", {"views": ViewSettings(mm_per_patch=-1.0)}),
         ("mm_per_patch", {"views": ViewSettings(mm_per_patch=0.0)}),

@@ -24,7 +24,7 @@ from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSetti
 SETTINGS = Settings(
     encoder=EncoderSettings(input_hw=(224, 224)),
     views=ViewSettings(count=8),
-    verdict=VerdictSettings(false_reject=0.5),
+    verdict=VerdictSettings(false_reject=0.5, min_score=0.0),
 )
 CORRECTED, GOOD = 5, 8
 PART = "bracket"
