@@ -71,6 +71,9 @@ class ReferenceShape:
 
     def signed_distance(self, points_mm: Points) -> Values:
         """(n,) mm from the reference to each point: to the triangle nearest it, or along the normal of a cloud's."""
+        _ = (
+            self.tree if self.surface.faces is None else (self.tree, self._faces, self._largest_at)
+        )  # once for all blocks
         blocks = [points_mm[start : start + BLOCK] for start in range(0, len(points_mm), BLOCK)]
         return np.concatenate([np.empty(0), *each(self._signed_distance, blocks)])
 
