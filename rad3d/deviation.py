@@ -11,7 +11,7 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from rad3d.arrays import Flags, Points, Values
+from rad3d.arrays import Flags, Indices, Points, Values
 from rad3d.geometry import face_normals_areas, inverse, lengths, transform_points, unit
 from rad3d.scan import Surface
 from rad3d.threads import each
@@ -38,66 +38,94 @@ def sided(points_mm: Points, normals: Points, reach_mm: float) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class _Triangles:
+    """What finds the triangle nearest a point.
+
+    Args:
+        corners: (m, 3, 3) mm.
+        normals: (m, 3).
+        middles: tree of their centroids.
+        vertices: tree of the surface points.
+        largest_at: (n, 3) the largest triangles at each surface point; at a point with fewer some twice.
+    """
+
+    corners: Points
+    normals: Points
+    middles: cKDTree
+    vertices: cKDTree
+    largest_at: Indices
+
+    @staticmethod
+    def of(surface: Surface) -> "_Triangles":
+        faces = surface.faces
+        assert faces is not None
+        corners = surface.points_mm[faces]
+        normals, areas = face_normals_areas(surface.points_mm, faces)
+        corner, face = faces.ravel(), np.repeat(np.arange(len(faces)), 3)
+        order = np.lexsort([-areas[face], corner])
+        first = np.searchsorted(corner[order], np.arange(len(surface.points_mm)))
+        count = np.bincount(corner, minlength=len(first))
+        rank = np.minimum(np.arange(3), np.maximum(count[:, None] - 1, 0))
+        largest_at = face[order][np.minimum(first[:, None] + rank, len(order) - 1)]
+        return _Triangles(corners, normals, cKDTree(corners.mean(axis=1)), surface.tree, largest_at)
+
+    def signed_distance(self, points_mm: Points) -> Values:
+        """(n,) mm to the nearest of the triangles tried."""
+        _, index = self.middles.query(points_mm, k=min(CANDIDATE_FACES, len(self.corners)))
+        corner = self.vertices.query(points_mm)[1]
+        # a large triangle beside small ones is nobody's nearest middle, but one of its corners is near
+        index = np.concatenate([index.reshape(len(points_mm), -1), self.largest_at[corner]], axis=1)
+        k = index.shape[1]
+        closest = trimesh.triangles.closest_point(self.corners[index.ravel()], np.repeat(points_mm, k, axis=0))
+        offset = points_mm[:, None] - closest.reshape(-1, k, 3)
+        distance = lengths(offset)
+        nearest = distance.min(axis=1, keepdims=True)
+        # On an edge two triangles are equally near; the one faced more squarely tells inside from outside.
+        along = np.einsum("nki,nki->nk", offset, self.normals[index])
+        along[distance > nearest + 1e-6] = 0
+        side = np.take_along_axis(along, np.abs(along).argmax(axis=1)[:, None], axis=1)[:, 0]
+        return np.asarray(nearest[:, 0] * np.where(side < 0, -1.0, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cloud:
+    """What finds the points of a cloud nearest a point.
+
+    Args:
+        surface: without triangles.
+        tree: of its points.
+    """
+
+    surface: Surface
+    tree: cKDTree
+
+    def signed_distance(self, points_mm: Points) -> Values:
+        """(n,) mm along the normals of the points nearest; their median."""
+        _, nearest = self.tree.query(points_mm, k=min(CANDIDATE_FACES, len(self.surface.points_mm)))
+        offset = points_mm[:, None] - self.surface.points_mm[nearest].reshape(len(points_mm), -1, 3)
+        along = np.einsum("nki,nki->nk", offset, self.surface.normals[nearest].reshape(offset.shape))
+        return np.asarray(np.median(along, axis=1))
+
+
+@dataclass(frozen=True, eq=False)
 class ReferenceShape:
     """A surface to measure distances to: the nominal, or the first good specimen."""
 
     surface: Surface
-
-    @cached_property
-    def _faces(self) -> tuple[np.ndarray, Points, cKDTree]:
-        """Triangles (m, 3, 3), their normals, and a tree of their centroids."""
-        assert self.surface.faces is not None
-        triangles = self.surface.points_mm[self.surface.faces]
-        normals, _ = face_normals_areas(self.surface.points_mm, self.surface.faces)
-        return triangles, normals, cKDTree(triangles.mean(axis=1))
-
-    @cached_property
-    def _largest_at(self) -> np.ndarray:
-        """(n, 3) the largest triangles at each point; at a point with fewer some twice."""
-        faces = self.surface.faces
-        assert faces is not None
-        _, areas = face_normals_areas(self.surface.points_mm, faces)
-        corner, face = faces.ravel(), np.repeat(np.arange(len(faces)), 3)
-        order = np.lexsort([-areas[face], corner])
-        first = np.searchsorted(corner[order], np.arange(len(self.surface.points_mm)))
-        count = np.bincount(corner, minlength=len(first))
-        rank = np.minimum(np.arange(3), np.maximum(count[:, None] - 1, 0))
-        return face[order][np.minimum(first[:, None] + rank, len(order) - 1)]
 
     @property
     def tree(self) -> cKDTree:
         """Of the surface points."""
         return self.surface.tree
 
+    @cached_property
+    def _measured(self) -> _Triangles | _Cloud:
+        return _Cloud(self.surface, self.tree) if self.surface.faces is None else _Triangles.of(self.surface)
+
     def signed_distance(self, points_mm: Points) -> Values:
         """(n,) mm from the reference to each point: to the triangle nearest it, or along the normal of a cloud's."""
-        _ = (
-            self.tree if self.surface.faces is None else (self.tree, self._faces, self._largest_at)
-        )  # once for all blocks
         blocks = [points_mm[start : start + BLOCK] for start in range(0, len(points_mm), BLOCK)]
-        return np.concatenate([np.empty(0), *each(self._signed_distance, blocks)])
-
-    def _signed_distance(self, points_mm: Points) -> Values:
-        if self.surface.faces is None:
-            _, nearest = self.tree.query(points_mm, k=min(CANDIDATE_FACES, len(self.surface.points_mm)), workers=-1)
-            offset = points_mm[:, None] - self.surface.points_mm[nearest].reshape(len(points_mm), -1, 3)
-            along = np.einsum("nki,nki->nk", offset, self.surface.normals[nearest].reshape(offset.shape))
-            return np.asarray(np.median(along, axis=1))
-        triangles, normals, centroids = self._faces
-        _, index = centroids.query(points_mm, k=min(CANDIDATE_FACES, len(triangles)), workers=-1)
-        corner = self.tree.query(points_mm, workers=-1)[1]
-        # a large triangle beside small ones is nobody's nearest middle, but one of its corners is near
-        index = np.concatenate([index.reshape(len(points_mm), -1), self._largest_at[corner]], axis=1)
-        k = index.shape[1]
-        closest = trimesh.triangles.closest_point(triangles[index.ravel()], np.repeat(points_mm, k, axis=0))
-        offset = points_mm[:, None] - closest.reshape(-1, k, 3)
-        distance = lengths(offset)
-        nearest = distance.min(axis=1, keepdims=True)
-        # On an edge two triangles are equally near; the one faced more squarely tells inside from outside.
-        along = np.einsum("nki,nki->nk", offset, normals[index])
-        along[distance > nearest + 1e-6] = 0
-        side = np.take_along_axis(along, np.abs(along).argmax(axis=1)[:, None], axis=1)[:, 0]
-        return np.asarray(nearest[:, 0] * np.where(side < 0, -1.0, 1.0))
+        return np.concatenate([np.empty(0), *each(self._measured.signed_distance, blocks)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +186,8 @@ def gone(reference: Surface, surface: Surface, views: Sequence[View]) -> Values:
     missing = apart > GONE_MM
     rows = np.flatnonzero(missing)
     if surface.is_closed and len(rows):
-        nearby = within_reach(surface, points[rows], float(apart[rows].max()))
+        reach_mm = float(apart[rows].max()) + GONE_MM  # more than the furthest: rounding is not to lose its triangle
+        nearby = within_reach(surface, points[rows], reach_mm)
         missing[rows] = ReferenceShape(nearby).signed_distance(points[rows]) > 0
     else:
         through = np.zeros(len(rows), bool)

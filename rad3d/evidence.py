@@ -14,11 +14,8 @@ from rad3d.geometry import cell_keys
 from rad3d.observe import Observation
 from rad3d.pigment import colour_scores
 from rad3d.scan import Surface
-from rad3d.settings import Settings, VerdictSettings
+from rad3d.settings import ANOMALOUS, Settings, VerdictSettings
 from rad3d.surface import PlacedPatches, surface_scores, usual_scores
-
-ANOMALOUS = 3.0
-"""Standard deviations above the usual at which a single view, or shape that no view shows, is found anomalous."""
 
 STRONGEST_INK = 6.0
 """Colour tells no more than this of a surface: a patch is wider than most ink, and its blur is not to outdo defects."""

@@ -228,7 +228,7 @@ def encode_views(views: Sequence[View], encoder: Encoder, mm_per_patch: float | 
     shape = (len(chosen), *grid_hw, 3)
     return Patches(
         descriptors=torch.nn.functional.normalize(tokens.cls, dim=-1),
-        features=tokens.patches.div_(norms.clamp_min_(1e-12)[..., None]),
+        features=tokens.patches.div_(norms.clamp_min(1e-12)[..., None]),  # in place: tokens are half a gigabyte
         points_mm=np.array([points for points, _ in placed], np.float32).reshape(shape),
         normals=np.array([normals for _, normals in placed], np.float32).reshape(shape),
         chroma=np.array(colours, np.float32).reshape(*shape[:3], 2),

@@ -149,14 +149,14 @@ class Scan:
         return "mesh" if self.faces is not None else "cloud"
 
     def moved(self, target_from_source: Pose) -> "Scan":
-        """The same scan in another frame; a surface that is already made moves with it, its points in their order."""
+        """The same scan in another frame; its surface moves with it, its points in their order."""
         result = replace(
             self,
             vertices_mm=transform_points(target_from_source, self.vertices_mm),
             normals=None if self.normals is None else transform_directions(target_from_source, self.normals),
             views=tuple(view.moved(target_from_source) for view in self.views),
         )
-        if "_welded" in self.__dict__:
+        if self.kind != "captured":
             surface, surface_from_vertex = self._welded
             result.__dict__["_welded"] = surface.moved(target_from_source), surface_from_vertex
         return result

@@ -12,6 +12,9 @@ ViewChoice = Literal["descriptor", "viewpoint", "both", "all"]
 Box = tuple[float, float, float, float, float, float]
 FusionRule = Literal["consistent", "mean", "weighted", "median", "second", "max"]
 
+ANOMALOUS = 3.0
+"""Standard deviations above the usual from which a single view, or shape that no view shows, is found anomalous."""
+
 
 @dataclass(frozen=True)
 class EncoderSettings:
@@ -113,7 +116,7 @@ class VerdictSettings:
         min_depth_mm: material that is missing or in excess by less is no defect; what is surface only has no depth.
         unjudged_boxes_mm: boxes of the part frame, two opposite corners each, in which nothing is judged.
         unjudged_colour: surface that has this colour in the nominal is not judged (each channel within 8 of 255).
-        min_score: nothing below is a defect, however alike the good specimens are; in their standard deviations.
+        min_score: no score up to this is a defect, in standard deviations of good specimens, however alike they are.
     """
 
     false_reject: float = 0.05
@@ -122,7 +125,7 @@ class VerdictSettings:
     min_depth_mm: float = 0.0
     unjudged_boxes_mm: tuple[Box, ...] = ()
     unjudged_colour: tuple[int, int, int] | None = None
-    min_score: float = 3.0
+    min_score: float = ANOMALOUS
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,15 @@ class Settings:
             ("verdict.min_area_mm2", self.verdict.min_area_mm2, 0.0, float("inf")),
             ("verdict.min_depth_mm", self.verdict.min_depth_mm, 0.0, float("inf")),
             ("views.count", self.views.count, 1, 1000),
-            ("views.mm_per_patch", self.views.mm_per_patch, 1e-3, 1e3),
             ("surface.radius_mm", self.surface.radius_mm, 1e-3, 1e6),
             ("surface.min_neighbours", self.surface.min_neighbours, 1, float("inf")),
             ("fusion.max_incidence", self.fusion.max_incidence, 0.0, 1.5707963267948966),
-            ("encoder.batch", self.encoder.batch, 1, 4096),
         ):
-            if value is not None:
-                _check(name, value, low, high)
+            _check(name, value, low, high)
+        if self.views.mm_per_patch is not None:
+            _check("views.mm_per_patch", self.views.mm_per_patch, 1e-3, 1e3)
+        if self.encoder.batch is not None:
+            _check("encoder.batch", self.encoder.batch, 1, 4096)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
@@ -179,8 +183,8 @@ class Settings:
         return Settings(**groups)
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
+def _check(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None or not low <= value <= high:
         raise SettingsError(name, expected=f"a value from {low} to {high}", got=f"{value}", remedy="change the setting")
 
 

@@ -203,6 +203,20 @@ def test_batches_do_not_matter(clip: Encoder, precision: str) -> None:
     assert not split.patches.requires_grad
 
 
+def test_a_pass_holds_what_suits_the_cache_and_that_does_not_matter(
+    clip: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = photographs(5, 64, 64)
+    monkeypatch.setattr("rad3d.encoder.CACHED_TOKENS", 2 * 4 * 4 * clip.channels)
+    sizes = []
+    handle = clip._model.patch_embed.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    one_by_one = with_settings(clip, batch=1).encode(images)
+    fitting = with_settings(clip, batch=None).encode(images)
+    handle.remove()
+    assert sizes == [1] * 5 + [2, 2, 1]
+    torch.testing.assert_close(fitting.patches, one_by_one.patches, atol=1e-3, rtol=1e-3)
+
+
 def test_the_value_path_against_a_loop_over_heads(clip: Encoder) -> None:
     """Both paths of MRAD written out head by head, at the positions' own size and at another."""
     images = photographs(2, 64, 64)

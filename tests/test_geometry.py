@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from rad3d.geometry import (
     bounding_sphere,
+    cross,
     face_normals_areas,
     inverse,
+    lengths,
     look_at,
     pieces,
     random_rotation,
@@ -123,6 +125,13 @@ def test_look_at_is_a_rotation_even_along_up(eye, up):
 def test_unit_leaves_zero_at_zero():
     vectors = np.array([[3.0, 0, 4.0], [0, 0, 0]])
     np.testing.assert_allclose(unit(vectors), [[0.6, 0, 0.8], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (5, 3), (2, 4, 3)])
+def test_cross_products_and_lengths_are_numpys(shape):
+    a, b = np.random.default_rng(0).normal(size=(2, *shape))
+    np.testing.assert_allclose(cross(a, b), np.cross(a, b), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(lengths(a), np.linalg.norm(a, axis=-1), rtol=1e-12)
 
 
 def test_bounding_sphere_holds_every_point():

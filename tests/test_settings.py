@@ -35,6 +35,9 @@ def test_unknown_names_are_refused_by_name():
     [
         ("false_reject", {"verdict": VerdictSettings(false_reject=1.5)}),
         ("min_score", {"verdict": VerdictSettings(min_score=-1.0)}),
+        ("min_score", {"verdict": VerdictSettings(min_score=None)}),
+        ("false_reject", {"verdict": VerdictSettings(false_reject=None)}),
+        ("count", {"views": ViewSettings(count=None)}),
         ("count", {"views": ViewSettings(count=0)}),
         ("mm_per_patch", {"views": ViewSettings(mm_per_patch=-1.0)}),
         ("mm_per_patch", {"views": ViewSettings(mm_per_patch=0.0)}),

@@ -93,7 +93,8 @@ def row(own, found, judged, test):
         regions.append(sample.load_point_labels().instance)
         areas.append(area[vertex])
     points, seen = rank(values, regions, areas), rank(appearance, regions, areas)
-    threshold = specimen_threshold(np.array([specimen_score(one) for one in own]), 0.05)[0]
+    calibrated, _ = specimen_threshold(np.array([specimen_score(one) for one in own]), 0.05)
+    threshold = max(calibrated, SETTINGS.verdict.min_score)
     return {
         "specimen AUROC": specimens.auroc(),
         "missed": int(((scores <= threshold) & (labels == 1)).sum()),
