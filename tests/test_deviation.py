@@ -101,7 +101,7 @@ def test_what_lies_straight_above_a_closed_body_is_missing_from_it_at_any_height
     body = mesh_scan(trimesh.creation.box(bounds=[(0, 0, 0), (1, 1, 0.37)])).surface
     corners = np.array([[0, 0, 0.37], [1, 0, 0.37], [1, 1, 0.37]])
     for height in np.random.default_rng(0).uniform(1.5, 40, 200):  # rounding is not to lose the only triangles in reach
-        lid = Scan("lid", None, corners + [0, 0, height], faces=np.array([[0, 1, 2]])).surface
+        lid = Scan("lid", None, corners + np.array([0, 0, height]), faces=np.array([[0, 1, 2]])).surface
         np.testing.assert_allclose(gone(lid, body, ()), height)
 
 
