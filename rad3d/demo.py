@@ -37,7 +37,7 @@ class Shown:
 
 
 def run(part: str, folder: Path, track: Progress = silently, quick: bool = False) -> tuple[Inspector, list[Shown]]:
-    """Make scans into `folder`/scans, fit on the good ones, inspect the others; both are read from their files.
+    """Make scans into `folder`/scans, fit on the good ones, inspect the others; scans and memory are read from files.
 
     Args:
         part: of `PARTS`.
@@ -56,8 +56,8 @@ def run(part: str, folder: Path, track: Progress = silently, quick: bool = False
         for specimen, name in zip(made, paths, strict=True):
             _write(specimen, new / "test" / name)
     good = [read_scan(path) for path in sorted((folder / "scans" / "good").glob("*.ply"))]
-    inspector = Inspector.fit(good, Settings(), part=part, track=track)
-    inspector.save(folder / "memory")
+    Inspector.fit(good, Settings(), part=part, track=track).save(folder / "memory")
+    inspector = Inspector.load(folder / "memory")
     shown = []
     for specimen, name in track(list(zip(made, paths, strict=True)), "inspecting"):
         inspection = inspector.inspect(read_scan(folder / "scans" / "test" / name))

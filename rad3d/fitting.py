@@ -236,22 +236,36 @@ def remember(
     shape: ReferenceShape,
     deviation: GoodDeviation,
     chances: Values | None = None,
+    alone: bool = False,
 ) -> Remembered:
-    """Bring memory and calibration together; the floors are half the usual spread of good specimens."""
+    """Bring memory and calibration together; the floors are half the usual spread of good specimens.
+
+    Args:
+        memory: of all good specimens.
+        patch_scores: of `leave_one_out`.
+        shape: the reference.
+        deviation: of the good specimens.
+        chances: what labelled examples of other parts say of each patch.
+        alone: they are looks at a single specimen (`seen_twice`), which do not tell how shapes vary.
+    """
     patches = PlacedPatches.of_memory(memory)
     _, spread = deviation.usual_spread()
+    least_mm = TOLERANCE_MM if alone else LEAST_DEVIATION_MM
     return Remembered(
         patches=patches,
         scores=patch_scores,
         score_floors=(0.5 * float(np.std(patch_scores[0])), max(0.5 * float(np.std(patch_scores[1])), LEAST_COLOUR)),
         shape=shape,
         deviation=deviation,
-        deviation_floor_mm=max(float(np.median(spread)), LEAST_DEVIATION_MM),
+        deviation_floor_mm=max(float(np.median(spread)), least_mm),
         chances=chances,
     )
 
 
 LEAST_DEVIATION_MM = 0.02
 """Deviations below this are measurement noise whatever the good specimens say."""
+TOLERANCE_MM = 0.05
+"""How much shapes are taken to vary where a single good specimen does not tell: three times this is the fine general
+tolerance of 30 to 120 mm (0.15 mm, ISO 2768-1)."""
 LEAST_COLOUR = 0.2
 """So are colour scores that vary by less: they are in units of how much colours vary."""

@@ -149,7 +149,8 @@ class Inspector:
     @cached_property
     def remembered(self) -> Remembered:
         """The good specimens, ready to be compared with."""
-        return remember(self.memory, self.patch_scores, self.shape, self.deviation, self.chances)
+        alone = len(self.good_scores) == 1
+        return remember(self.memory, self.patch_scores, self.shape, self.deviation, self.chances, alone)
 
     @staticmethod
     def fit(
@@ -210,8 +211,8 @@ class Inspector:
                 return Inspector.fit(scans, settings, part=part, nominal=known, expert=expert, track=track)
         if inspectable is None:
             inspectable = seen_by(observations, shape.surface, reference, settings)
-        fitted = Inspector.of(observations, station, inspectable, part=part, expert=expert, track=track)
-        fitted = replace(fitted, good_scores=fitted.good_scores[: len(scans)])  # a single one was seen twice
+        alone = len(scans) == 1
+        fitted = Inspector.of(observations, station, inspectable, part=part, expert=expert, alone=alone, track=track)
         _ = fitted.threshold  # says now when there is none
         return fitted
 
@@ -223,9 +224,20 @@ class Inspector:
         *,
         part: str = "part",
         expert: Expert | None = None,
+        alone: bool = False,
         track: Progress = silently,
     ) -> "Inspector":
-        """Learn from good specimens that were observed already, at this station; see `fit`."""
+        """Learn from good specimens that were observed already, at this station; see `fit`.
+
+        Args:
+            observations: of the good specimens.
+            station: where they were observed.
+            inspectable: (n,) which points of the reference are asked of a new specimen.
+            part: its name.
+            expert: see `fit`.
+            alone: the observations are looks at a single specimen (`fitting.seen_twice`).
+            track: shows progress.
+        """
         shape, settings = station.shape, station.settings
         memory = Memory.merged([memory_of(observation, part, station.encoder) for observation in observations])
         patch_scores = leave_one_out(memory, observations, settings, track)
@@ -235,7 +247,7 @@ class Inspector:
         if expert is not None:
             remembered_grids = np.concatenate([grid for grid in grids if grid is not None])
             chances = remembered_grids[tuple(PlacedPatches.of_memory(memory).position.T)]
-        remembered = remember(memory, patch_scores, shape, deviation, chances)
+        remembered = remember(memory, patch_scores, shape, deviation, chances, alone)
         evidence = []
         for index, observation in enumerate(track(observations, "calibrating")):
             patch_scores_of = judge_patches(observation, remembered, settings, good=index, chances=grids[index])
@@ -252,7 +264,7 @@ class Inspector:
             looks=tuple(sorted({look_of(observation.scan) for observation in observations})),
             patch_scores=patch_scores,
             deviation=deviation,
-            good_scores=np.array([specimen_score(e) for e in evidence]),
+            good_scores=np.array([specimen_score(e) for e in (evidence[:1] if alone else evidence)]),
             point_threshold=point_threshold([e.score for e in evidence]),
             expert=expert,
             chances=chances,

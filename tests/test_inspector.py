@@ -289,6 +289,16 @@ def test_a_cloud_full_of_stray_points_is_not_judged(inspector, good_scans):
     assert np.isnan(noisy.points.anomaly_score).all()
 
 
+def swollen(scan, by_mm):
+    """The mesh with a gentle bulge, 20 mm wide, on the flat top of the base."""
+    top = scan.vertices_mm[np.argmax(scan.vertices_mm @ [0, 0, 1])]
+    away = scan.vertices_mm - top
+    height = by_mm * np.exp(-0.5 * (away**2).sum(axis=1) / 5.0**2)
+    return replace(
+        scan, vertices_mm=scan.vertices_mm + height[:, None] * scan.surface.normals[scan.surface_from_vertex]
+    )
+
+
 def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(good_scans, dented, caplog):
     single = Inspector.fit(good_scans[:1], SMALL, part=PART)
     assert "one good specimen" in caplog.text
@@ -296,6 +306,9 @@ def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(
     assert (rate.n_good, rate.guaranteed, rate.method) == (1, None, "extrapolated")
     assert single.inspect(dented.scan).verdict == "fail"
     assert single.inspect(good_scans[1]).verdict == "pass"
+    # what a tolerance allows says nothing where nobody knows how good ones vary; what it does not allow is found
+    assert single.inspect(swollen(good_scans[1], 0.12)).verdict == "pass"
+    assert single.inspect(swollen(good_scans[1], 0.4)).verdict == "fail"
 
 
 def test_captured_views_and_rendered_ones_are_not_compared(inspector, good_scans):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -25,7 +26,7 @@ from rad3d.demo import compare
 from rad3d.fitting import seen_twice
 from rad3d.metrics import InstanceCounts, rank
 from rad3d.observe import Clock
-from rad3d.settings import EncoderSettings, FusionSettings, Settings, SurfaceSettings, ViewSettings
+from rad3d.settings import EncoderSettings, FusionSettings, Settings, SurfaceSettings, VerdictSettings, ViewSettings
 
 SETTINGS = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=12))
 FEW = (1, 2, 4, 8)
@@ -73,6 +74,8 @@ ABLATIONS: dict[str, tuple[Settings, dict[str, Callable]]] = {
     "mean over views": (replace(SETTINGS, fusion=FusionSettings(rule="mean")), {}),
     "highest view": (replace(SETTINGS, fusion=FusionSettings(rule="max")), {}),
 }
+NO_LEAST = replace(SETTINGS, verdict=VerdictSettings(min_score=0.0))
+FEW_SHOT = {"few-shot": SETTINGS, "few-shot without a least score": NO_LEAST}
 
 
 def observed(part):
@@ -85,7 +88,7 @@ def observed(part):
     return station, inspectable, learned, [(one, station.observe(one.scan)) for one in made]
 
 
-def run(part, station, inspectable, learned, judged, settings=SETTINGS, replaced=None):
+def run(part, station, inspectable, learned, judged, settings, replaced=None):
     """What is found on every judged specimen; a single good one is seen twice, as by `Inspector.fit`."""
     count = len(learned)
     if count == 1:
@@ -94,8 +97,8 @@ def run(part, station, inspectable, learned, judged, settings=SETTINGS, replaced
     with ExitStack() as stack:
         for name, other in (replaced or {}).items():
             stack.enter_context(patch(name, other))
-        inspector = Inspector.of(learned, replace(station, settings=settings), inspectable, part=part)
-        inspector = replace(inspector, good_scores=inspector.good_scores[:count])
+        here = replace(station, settings=settings)
+        inspector = Inspector.of(learned, here, inspectable, part=part, alone=count == 1)
         results = [inspector.judged(observation, Clock()) for _, observation in judged]
     rows = []
     for (made, _), result in zip(judged, results, strict=True):
@@ -135,20 +138,21 @@ def interval(rows, base):
 
 def main():
     parts = tuple(sys.argv[1:]) or SPLIT["dev"]
-    found = {name: [] for name in [*ABLATIONS, *FEW]}
+    found = {name: [] for name in [*ABLATIONS, *product(FEW_SHOT, FEW)]}
     for part in parts:
         station, inspectable, learned, judged = observed(part)
         for name, (settings, replaced) in ABLATIONS.items():
             found[name] += run(part, station, inspectable, learned[:LEARNED], judged, settings, replaced)
             print(part, name, json.dumps(summary(found[name])), flush=True)
-        for count in FEW:
-            found[count] += run(part, station, inspectable, learned[:count], judged)
-            print(part, count, json.dumps(summary(found[count])), flush=True)
-        result = {"settings": SETTINGS.to_dict(), "parts": parts, "judged": len(judged), "ablation": {}, "few-shot": {}}
+        for name, count in product(FEW_SHOT, FEW):
+            found[name, count] += run(part, station, inspectable, learned[:count], judged, FEW_SHOT[name])
+            print(part, name, count, json.dumps(summary(found[name, count])), flush=True)
+        result = {"settings": SETTINGS.to_dict(), "parts": parts, "judged": len(judged), "ablation": {}}
         for name in ABLATIONS:
             difference = {"difference in AP": interval(found[name], found["everything"])}
             result["ablation"][name] = summary(found[name]) | difference
-        result["few-shot"] = {count: summary(found[count]) for count in FEW}
+        for name in FEW_SHOT:
+            result[name] = {count: summary(found[name, count]) for count in FEW}
         Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
 
 

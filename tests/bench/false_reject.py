@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python tests/bench/false_reject.py [PART...]    # adds to tests/bench/false_reject.json
 
 Synthetic: machine_elements as meshes, coarse settings (224 x 224, 8 views), a false-reject rate of 0.05 asked. Of every
-part 80 good specimens are observed once. Fits learn from disjoint sets of them, so they are independent; each judges
-good specimens that it has not learned from, and one defective specimen of each kind of defect. The interval is a
-bootstrap over fits.
+part 80 good specimens are observed once. Fits learn from disjoint sets of them; each judges good specimens that it has
+not learned from, and one defective specimen of each kind of defect. Fits of one part share judged specimens, and one
+learns from what another judges: beside the interval of a bootstrap over fits stands that of one over parts.
 """
 
 import json
@@ -69,21 +69,31 @@ def fits_of(part):
 
 
 def summary(rows):
-    """Rates over all fits of each n, with 95 % intervals from a bootstrap over fits."""
+    """Rates over all fits of each n, with 95 % intervals from bootstraps over fits and over parts."""
     result = {}
     rng = np.random.default_rng(0)
     for n in FITS:
         chosen = [row for row in rows if row["n"] == n]
         if not chosen:
             continue
-        result[n] = {"fits": len(chosen), "good judged": int(sum(sum(row["good"].values()) for row in chosen))}
+        _, part = np.unique([row["part"] for row in chosen], return_inverse=True)
+        result[n] = {"fits": len(chosen), "good judgements": int(sum(sum(row["good"].values()) for row in chosen))}
         for name, verdict in (("good", "fail"), ("good", "incomplete"), ("defective", "fail")):
             hits = np.array([row[name][verdict] for row in chosen])
             total = np.array([sum(row[name].values()) for row in chosen])
-            drawn = rng.integers(len(chosen), size=(10_000, len(chosen)))
-            low, high = np.quantile(hits[drawn].sum(axis=1) / total[drawn].sum(axis=1), (0.025, 0.975))
-            result[n][f"{name}: {verdict}"] = [round(float(v), 4) for v in (hits.sum() / total.sum(), low, high)]
+            result[n][f"{name}: {verdict}"] = {
+                "rate": round(float(hits.sum() / total.sum()), 4),
+                "over fits": interval(hits, total, rng),
+                "over parts": interval(np.bincount(part, hits), np.bincount(part, total), rng),
+            }
     return result
+
+
+def interval(hits, total, rng):
+    """95 % of the rates of 10,000 draws of as many fits, or parts, as there are."""
+    drawn = rng.integers(len(hits), size=(10_000, len(hits)))
+    rates = hits[drawn].sum(axis=1) / total[drawn].sum(axis=1)
+    return [round(float(rate), 4) for rate in np.quantile(rates, (0.025, 0.975))]
 
 
 def main():
