@@ -1,8 +1,10 @@
 """Make the README's pictures: `rad3d demo -o DEMO`, `python docs/make_pictures.py DEMO/results/bracket_13_cut_mark`.
 
-Needs Chromium and playwright (the extra `test`), which draw the report as a reader sees it.
+Needs Chromium and playwright (the extra `test`), which draw the report as a reader sees it. The curve is drawn from
+tests/bench/ablation.json.
 """
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -13,13 +15,19 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from rad3d.result import load_result
-from rad3d.viewers.figures import contact_sheet
+from rad3d.viewers.figures import contact_sheet, few_shot_curve
 from rad3d.viewers.report import write_report
 
 DOCS = Path(__file__).parent
 VIEWS = 4
 SIZE = {"width": 1280, "height": 1120}
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+CURVES = {
+    "defective ones failed": lambda row: row["defective failed"],
+    "good ones passed": lambda row: 1 - row["good rejected"],
+    "point AP by area": lambda row: row["point AP by area"],
+    "defect F1": lambda row: row["defect F1"],
+}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -43,6 +51,19 @@ def views_picture(folder: Path, picture: Path) -> None:
     Image.open(picture).save(picture, optimize=True)  # all its colours: few would spoil the legend
 
 
+def few_shot_picture(picture: Path) -> None:
+    """What more good specimens give, as the ablation measured it."""
+    measured = json.loads((DOCS.parent / "tests" / "bench" / "ablation.json").read_text())["few-shot"]
+    ax = None
+    for label, of in CURVES.items():
+        ax = few_shot_curve([int(n) for n in measured], [of(row) for row in measured.values()], label=label, ax=ax)
+    assert ax is not None
+    ax.set(title="", ylabel="", ylim=(0, 1.03))
+    ax.figure.set_size_inches(5.6, 3.0)
+    ax.figure.savefig(picture, dpi=130)
+
+
 if __name__ == "__main__":
+    few_shot_picture(DOCS / "few_shot.png")
     views_picture(Path(sys.argv[1]), DOCS / "demo.png")
     report_picture(Path(sys.argv[1]), DOCS / "report.png")

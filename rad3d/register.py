@@ -31,6 +31,9 @@ MIN_SIGNS = 3.0
 """Standard deviations by which more of that surface has to speak for the better pose (sign test)."""
 MIN_MARGIN = 0.3
 CLEARLY_BETTER = 0.1
+SLACK = 3.0
+"""Poses that differ by no more than so many times the distance between samples are no rivals: an edge is told only to
+half of that, either way, and where a camera looks along a bar nothing but edges tells where its sides are."""
 NOISE_MM = 0.02
 """Means of distance are compared on top of this much, so that the ratio of two tiny ones says nothing."""
 SIZE_RATIO, MAX_SIZE_RATIO = 1.3, 5.0
@@ -171,7 +174,10 @@ def _judge(query: Query, reference: Reference, found: _Candidates, wanted: Pose)
     """The best candidate, polished, measured and compared with the others."""
     same = [i for i in range(len(found.poses)) if reference.interchangeable(found.poses[0], found.poses[i])]
     best = min([0, *same], key=lambda index: found.costs[index])
-    contests = {i: found.rivalry(i, reference.inlier_mm) for i in range(len(found.poses)) if i not in {0, *same}}
+    slack_mm = SLACK * reference.target.samples.spacing_mm
+    near = [i for i, pose in enumerate(found.poses) if reference.difference_mm(found.poses[0], pose) < slack_mm]
+    others = [i for i in range(len(found.poses)) if i not in {*near, *same}]
+    contests = {i: found.rivalry(i, reference.inlier_mm) for i in others}
     equal = [best, *(i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS)]
     margin = min((margin for margin, _ in contests.values()), default=1.0)
     pose = nearest_equivalent(found.poses[best], wanted, reference.symmetries, reference.marks_mm)
