@@ -207,3 +207,23 @@ def test_captured_views_of_a_keyed_gear() -> None:
             assert_found(result, capture.cameras[index].part_from_camera, "spur_gear")
     assert not nothing.trusted
     assert "depth" in nothing.reason
+
+
+def test_a_view_along_a_bar_is_not_lost_because_little_tells_where_its_sides_are() -> None:
+    """It slides sideways by what samples leave open of an edge, and is right otherwise."""
+    specimen = make_specimen("rack", 2)
+    capture = make_capture(specimen, 2)
+    reference = build_reference(specimen.nominal.surface)
+    for number in (0, 4):
+        (result,) = register_views([capture.views[number]], reference)
+        motion = result.part_from_scan @ inverse(capture.cameras[number].part_from_camera)
+        shift = min(
+            (
+                transform_points(symmetry @ motion, reference.marks_mm) - reference.marks_mm
+                for symmetry in specimen.symmetries
+            ),
+            key=lambda by: float(np.abs(by).max()),
+        )
+        assert result.trusted, result.reason
+        assert np.abs(shift[:, [0, 2]]).max() < 0.1
+        assert np.abs(shift[:, 1]).max() < 0.6
