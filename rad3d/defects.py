@@ -146,8 +146,9 @@ def _size(points_mm: Points) -> float:
     return float(np.linalg.norm(np.ptp(points_mm, axis=0)))
 
 
-TELLING = 3.0
-"""Standard deviations of shape, on average over a defect, from which it is one of material."""
+TELLING, CLEAR = 3.0, 6.0
+"""Standard deviations of shape from which a defect is one of material: on average, or where it is deepest. Looks blur a
+defect beyond the surface that deviates."""
 EXTREME = 0.95
 """Quantile that stands for a defect's depth or height: single points are noise."""
 
@@ -174,6 +175,7 @@ def measure(
         facing_peak = surface.normals[rows] @ surface.normals[rows[points.anomaly_score[rows].argmax()]] > 0
         normal = unit((surface.normals[rows] * (area * facing_peak)[:, None]).sum(axis=0))  # of one side of a wall
         score, geometry = (np.average(v[rows], weights=area) for v in (points.anomaly_score, points.geometry_score))
+        told = geometry >= TELLING or np.quantile(points.geometry_score[rows], EXTREME) >= CLEAR
         side = 1.0 if (deviation * area).sum() >= 0 else -1.0
         volume = np.nan
         if shape is not None:
@@ -191,9 +193,7 @@ def measure(
                 extent_mm=_triple(oriented_extent(surface.points_mm[rows])),
                 peak_score=float(points.anomaly_score[rows].max()),
                 mean_score=float(score),
-                kind="surface only"
-                if not geometry >= TELLING
-                else ("excess material" if side > 0 else "missing material"),
+                kind=("excess material" if side > 0 else "missing material") if told else "surface only",
                 deviation_mm=side * float(np.quantile(side * deviation, EXTREME)),
                 volume_mm3=volume,
                 geometry_share=float(np.clip(geometry / score, 0, 1)),

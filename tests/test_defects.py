@@ -139,6 +139,17 @@ def test_a_shallow_part_of_a_deep_defect_belongs_to_it_but_the_blur_of_its_look_
     assert (labels > 0).sum() * 0.25 == pytest.approx(np.pi * 4**2, rel=0.05)
 
 
+def test_a_small_dent_in_a_wide_blur_of_looks_is_one_of_material():
+    surface = plate(step_mm=0.25)
+    labels = patch(surface, 10, 10, 10, 10).astype(np.int32)
+    for depth, kind in ((-0.7, "missing material"), (-0.3, "surface only")):
+        deviation = np.where(patch(surface, 13, 13, 3, 3), depth, 0.0)  # 9 of 100 mm2
+        scores, geometry = 20.0 * labels, np.abs(deviation) / 0.1
+        (defect,) = measure(surface, scored(scores, labels, deviation, geometry), np.eye(4))
+        assert defect.kind == kind
+        assert defect.deviation_mm == pytest.approx(depth)
+
+
 @pytest.mark.parametrize(
     ("depth", "kind"), [(-2.0, "missing material"), (1.5, "excess material"), (0.0, "surface only")]
 )
