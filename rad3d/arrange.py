@@ -17,8 +17,9 @@ from rad3d.evidence import Remembered
 from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import Poses, Samples
 from rad3d.observe import Observation, has_poses, observed
+from rad3d.query import Seen, seen_of
 from rad3d.reference import Reference
-from rad3d.register import Registration
+from rad3d.register import Registration, nowhere, specimen_of, told_apart
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
 from rad3d.settle import equivalents
@@ -75,7 +76,53 @@ def arranged(
     lost = tied & (leads < SURE)
     if not (chosen.any() or lost.any()):
         return observation
-    motions = [some[number] for some, number in zip(turns, chosen, strict=True)]
+    placed = [
+        replace(one, part_from_scan=some[number] @ one.part_from_scan, rivals=one.rivals if out else ())
+        for one, some, number, out in zip(trusted, turns, chosen, lost, strict=True)
+    ]
+    return _moved(observation, placed, remembered.shape, lost)
+
+
+def in_company(
+    observation: Observation, found: Observation, shape: ReferenceShape, reference: Reference
+) -> Observation:
+    """Views that fit in several poses, in the one in which they fit what the other views saw best (`told_apart`).
+
+    Args:
+        observation: the specimen as it was observed.
+        found: the same, `arranged`.
+        shape: the reference.
+        reference: the part with its symmetries.
+
+    Returns:
+        the specimen to be compared and arranged anew, for its looks were judged at other places; the same observation
+        if no view is moved.
+    """
+    old = [one for one in observation.registrations if one.trusted]
+    if not any(one.rivals for one in old) or all(one.rivals for one in old):
+        return observation
+    known = [
+        now if was.trusted and not was.rivals else nowhere("")
+        for was, now in zip(observation.registrations, found.registrations, strict=True)
+    ]
+    queries = [seen_of(view) for view in observation.scan.views]
+    specimen = specimen_of(queries, known)
+    assert specimen is not None
+    placed = [
+        told_apart(query, was, specimen, reference) if was.rivals and isinstance(query, Seen) else now
+        for query, was, now in zip(queries, observation.registrations, found.registrations, strict=True)
+        if was.trusted
+    ]
+    return _moved(observation, placed, shape)
+
+
+def _moved(
+    observation: Observation, placed: Sequence[Registration], shape: ReferenceShape, lost: Flags | None = None
+) -> Observation:
+    """The specimen with its trusted views where these registrations put them, and nothing of the lost ones."""
+    trusted = [one for one in observation.registrations if one.trusted]
+    motions = [new.part_from_scan @ inverse(old.part_from_scan) for new, old in zip(placed, trusted, strict=True)]
+    lost = np.zeros(len(trusted), bool) if lost is None else lost
     views = tuple(
         replace(view, points_mm=np.full_like(view.points_mm, np.nan)) if out else view.moved(motion)
         for view, motion, out in zip(observation.views, motions, lost, strict=True)
@@ -87,13 +134,10 @@ def arranged(
         points[row] = transform_points(motions[view], points[row])
         normals[row] = transform_directions(motions[view], normals[row])
         directions[row] = transform_directions(motions[view], directions[row])
-    placed = iter(
-        replace(one, part_from_scan=motion @ one.part_from_scan, rivals=one.rivals if out else ())
-        for one, motion, out in zip(trusted, motions, lost, strict=True)
-    )
-    registrations = tuple(next(placed) if one.trusted else one for one in observation.registrations)
+    left = iter(placed)
+    registrations = tuple(next(left) if one.trusted else one for one in observation.registrations)
     moved = replace(patches, points_mm=points, normals=normals, directions=directions)
-    return observed(observation.scan, registrations, views, moved, remembered.shape)
+    return observed(observation.scan, registrations, views, moved, shape)
 
 
 def _rivals(registration: Registration) -> Poses:

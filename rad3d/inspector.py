@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
 
-from rad3d.arrange import arranged
+from rad3d.arrange import arranged, in_company
 from rad3d.arrays import Flags, Mask, ScoreMap, Values
 from rad3d.backproject import completed, view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
@@ -32,7 +32,7 @@ from rad3d.defects import deep_enough, joined, measure, regions
 from rad3d.deviation import REACH_MM, GoodDeviation, ReferenceShape, sided
 from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError, ScanError, SettingsError
-from rad3d.evidence import Evidence, Remembered, gather, judge_patches
+from rad3d.evidence import Evidence, PatchScores, Remembered, gather, judge_patches
 from rad3d.expert import Expert
 from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
 from rad3d.files import atomic_folder, save_tensors
@@ -312,14 +312,20 @@ class Inspector:
         """A specimen that was registered and looked at, compared with the good ones."""
         scan, remembered = observation.scan, self.remembered
         with clock("retrieval"):
-            chances = _chances(self.expert, observation)
-            patch_scores = judge_patches(observation, remembered, self.settings, chances=chances)
             comparable = look_of(scan) in self.looks
-            if not comparable:
-                patch_scores = patch_scores.all_usual()
-            observation = arranged(
-                observation, patch_scores.unusual(), remembered, self.reference, self.settings.fusion
-            )
+
+            def compared(specimen: Observation) -> tuple[PatchScores, Observation]:
+                chances = _chances(self.expert, specimen)
+                scores = judge_patches(specimen, remembered, self.settings, chances=chances)
+                scores = scores if comparable else scores.all_usual()
+                fusion = self.settings.fusion
+                return scores, arranged(specimen, scores.unusual(), remembered, self.reference, fusion)
+
+            patch_scores, found = compared(observation)
+            company = in_company(observation, found, self.shape, self.reference)
+            if company is not observation:
+                patch_scores, found = compared(company)
+            observation = found
             evidence = gather(observation, patch_scores, remembered, self.settings)
         with clock("defects"):
             threshold, judgements, surface = self.threshold[0], active(self.log), observation.surface

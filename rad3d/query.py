@@ -9,9 +9,9 @@ import numpy as np
 from rad3d.arrays import Matrix3, ScoreMap
 from rad3d.errors import RegistrationError, ScanError
 from rad3d.geometry import inverse, transform_directions, transform_points, unit
-from rad3d.icp import Poses, Target, thin
+from rad3d.icp import Poses, Samples, Target, thin
 from rad3d.organised import estimate_intrinsics, normals_of
-from rad3d.reference import JUDGED, MIN_SAMPLES, Reference
+from rad3d.reference import MIN_SAMPLES, Reference
 from rad3d.segment import foreground
 from rad3d.symmetry import about, rotation_grid
 from rad3d.view import View
@@ -29,8 +29,8 @@ class Query(Protocol):
     def starts(self, reference: Reference) -> Poses:
         """Poses to begin with."""
 
-    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
-        """(k, JUDGED) how far samples of the reference are from the scan; NaN where the scan cannot tell."""
+    def distances_back(self, samples: Samples, reach_mm: float, poses: Poses) -> np.ndarray:
+        """(k, m) how far samples of the part are from the scan, at most the reach; NaN where the scan cannot tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,10 @@ class Whole:
         rotations = rotation_grid(ROTATIONS)
         return np.concatenate([about(rotations, scan.centre_mm + offset, target.centre_mm) for offset in offsets])
 
-    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
+    def distances_back(self, samples: Samples, reach_mm: float, poses: Poses) -> np.ndarray:
         """To the nearest of the scan's samples."""
-        samples = reference.target.samples.thinned(JUDGED)
         back = (self.scan.residuals(samples, inverse(pose)[None], exact=True)[3] for pose in poses)
-        return np.concatenate([np.minimum(distance, reference.truncation_mm) for distance in back])
+        return np.concatenate([np.minimum(distance, reach_mm) for distance in back])
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +77,8 @@ class Seen:
         poses[:, :3, 3] += middles[(towards_camera @ directions.T).argmax(axis=1)]
         return poses
 
-    def distances_back(self, reference: Reference, poses: Poses) -> np.ndarray:
+    def distances_back(self, samples: Samples, reach_mm: float, poses: Poses) -> np.ndarray:
         """How far surface that faces the camera lies before what the camera saw there, or behind it if only just."""
-        samples = reference.target.samples.thinned(JUDGED)
         depth = self.padded_depth_mm
         result = np.full((len(poses), len(samples.points_mm)), np.nan)
         for row, pose in zip(result, poses, strict=True):
@@ -97,9 +95,9 @@ class Seen:
             x, y = column[known].astype(int), line[known].astype(int)
             # of the pixels around it the one that fits best: at an edge the next one may see the other side
             before = np.stack([depth[y + j, x + i] for i in (-1, 0, 1) for j in (-1, 0, 1)]) - at[known, 2]
-            before[before < -reference.truncation_mm] = np.nan  # far behind: hidden by other surface
+            before[before < -reach_mm] = np.nan  # far behind: hidden by other surface
             best = np.fmin.reduce(np.abs(before)) * facing[known]
-            row[known] = np.minimum(best, reference.truncation_mm)
+            row[known] = np.minimum(best, reach_mm)
         return result
 
     @cached_property

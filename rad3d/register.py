@@ -154,11 +154,16 @@ def _search(query: Whole | Seen, reference: Reference, wanted: Pose) -> _Candida
     poses = target.refine(samples, poses, np.geomspace(truncation, reference.inlier_mm, 4), exact=True)
     poses = _modulo_symmetry(poses, target.cost(samples, poses, truncation, exact=True), reference)
     there = np.concatenate([target.residuals(query.scan.samples, pose[None], exact=True)[3] for pose in poses])
-    back = np.nan_to_num(query.distances_back(reference, poses))
+    back = np.nan_to_num(_back(query, reference, poses))
     found = _Candidates(poses, np.minimum(there, truncation), back)
     # by what lies beyond the noise, which alone would decide between poses that differ in a keyway only
     beyond = [np.maximum(part - reference.inlier_mm, 0).mean(axis=1) for part in (found.there, found.back)]
     return found.chosen(np.argsort(beyond[0] + BACK_WEIGHT * beyond[1]))
+
+
+def _back(query: Query, reference: Reference, poses: Poses) -> np.ndarray:
+    """(k, JUDGED) how far samples of the reference are from the scan; NaN where it cannot tell."""
+    return query.distances_back(reference.target.samples.thinned(JUDGED), reference.truncation_mm, poses)
 
 
 def _modulo_symmetry(poses: Poses, costs: np.ndarray, reference: Reference) -> Poses:
@@ -174,8 +179,9 @@ def _judge(query: Query, reference: Reference, found: _Candidates, wanted: Pose)
     """The best candidate, polished, measured and compared with the others."""
     same = [i for i in range(len(found.poses)) if reference.interchangeable(found.poses[0], found.poses[i])]
     best = min([0, *same], key=lambda index: found.costs[index])
-    slack_mm = SLACK * reference.target.samples.spacing_mm
-    near = [i for i, pose in enumerate(found.poses) if reference.difference_mm(found.poses[0], pose) < slack_mm]
+    near = [
+        i for i, pose in enumerate(found.poses) if reference.difference_mm(found.poses[0], pose) < _slack_mm(reference)
+    ]
     others = [i for i in range(len(found.poses)) if i not in {*near, *same}]
     contests = {i: found.rivalry(i, reference.inlier_mm) for i in others}
     equal = [best, *(i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS)]
@@ -196,6 +202,10 @@ def _judge(query: Query, reference: Reference, found: _Candidates, wanted: Pose)
     return result
 
 
+def _slack_mm(reference: Reference) -> float:
+    return SLACK * reference.target.samples.spacing_mm
+
+
 def _equally_good(query: Query, reference: Reference, best: Pose, others: Poses) -> tuple[Pose, ...]:
     """Poses that fit as well as the best: of those found, and of all that the part's near-symmetries make of it."""
     target, few = reference.target, query.scan.samples.thinned(JUDGED)
@@ -203,7 +213,7 @@ def _equally_good(query: Query, reference: Reference, best: Pose, others: Poses)
     poses = target.refine(few, poses, np.geomspace(reference.truncation_mm, reference.inlier_mm, 3), exact=True)
     poses = poses[distinct(poses, np.arange(len(poses)), target)]
     there = np.concatenate([target.residuals(few, pose[None], exact=True)[3] for pose in poses])
-    back = np.nan_to_num(query.distances_back(reference, poses))
+    back = np.nan_to_num(_back(query, reference, poses))
     found = _Candidates(poses, np.minimum(there, reference.truncation_mm), back)
     margins = [found.rivalry(index, reference.inlier_mm)[0] for index in range(1, len(poses))]
     tied = [pose for pose, margin in zip(poses[1:], margins, strict=True) if margin < MIN_MARGIN]
@@ -214,7 +224,7 @@ def _measured(query: Query, reference: Reference, pose: Pose, margin: float) -> 
     at, delta, normal, distance = (a[0] for a in reference.target.residuals(query.scan.samples, pose[None], exact=True))
     inlier = distance < reference.inlier_mm
     along = np.einsum("pi,pi->p", delta, normal)[inlier]
-    back = query.distances_back(reference, pose[None])[0]
+    back = _back(query, reference, pose[None])[0]
     return Registration(
         part_from_scan=pose,
         fitness=float(inlier.mean()),
@@ -320,12 +330,14 @@ def nowhere(reason: str) -> Registration:
     return Registration(np.eye(4), 0.0, float("nan"), 0.0, 0.0, ("all",), False, reason)
 
 
-def _specimen(index: int, queries: Sequence[Seen | str], results: Sequence[Registration]) -> Samples | None:
-    """What the other trusted views saw, in the part frame."""
+def specimen_of(
+    queries: Sequence[Seen | str], results: Sequence[Registration], but: int | None = None
+) -> Samples | None:
+    """What the trusted views saw, in the part frame, on request without one of them; None where there are none."""
     seen = [
         (query.scan.samples, result.part_from_scan)
         for number, (query, result) in enumerate(zip(queries, results, strict=True))
-        if number != index and isinstance(query, Seen) and result.trusted
+        if number != but and isinstance(query, Seen) and result.trusted
     ]
     if not seen:
         return None
@@ -341,7 +353,7 @@ def _refined_together(
     """Every trusted view once more, against the reference and what the other views saw."""
     refined = list(results)
     for index, query in enumerate(queries):
-        specimen = _specimen(index, queries, refined)
+        specimen = specimen_of(queries, refined, but=index)
         if isinstance(query, Seen) and refined[index].trusted and specimen is not None:
             pose = refine_jointly(
                 [reference.target, Target(specimen)],
@@ -351,3 +363,49 @@ def _refined_together(
             )
             refined[index] = _measured(query, reference, pose, refined[index].margin)
     return refined
+
+
+def told_apart(query: Seen, result: Registration, specimen: Samples, reference: Reference) -> Registration:
+    """A view that fits the part in several poses, in the one in which it fits what the specimen's other views saw best.
+
+    What is wrong with a specimen, like a hole that was filled, makes poses equal that the part alone would tell apart.
+    The surface that either the part or the specimen has is fitted; and what both have cannot lie before what was seen.
+
+    Args:
+        query: the view.
+        result: its registration, with rivals.
+        specimen: what the other views saw, in the part frame.
+        reference: the part's.
+
+    Returns:
+        the registration, whose rivals are those poses that this, too, does not tell from the best one.
+    """
+    part, reach = reference.target.samples, reference.truncation_mm
+    both = Target(
+        Samples(
+            np.concatenate([part.points_mm, specimen.points_mm]),
+            np.concatenate([part.normals, specimen.normals]),
+            part.signed and specimen.signed,
+            part.area_mm2 + specimen.area_mm2,
+        )
+    )
+    had = specimen.tree.query(part.points_mm, workers=-1)[0] < 2 * part.spacing_mm
+    confirmed = replace(part, points_mm=part.points_mm[had], normals=part.normals[had]).thinned(JUDGED)
+    samples = query.scan.samples
+    poses = (reference.symmetries.exact[:, None] @ np.stack([result.part_from_scan, *result.rivals])).reshape(-1, 4, 4)
+    poses = both.refine(samples.thinned(400), poses, np.geomspace(reach, 0.5 * reach, 4))
+    poses = poses[distinct(poses, both.cost(samples.thinned(1000), poses, reach), reference.target)][: 3 * FINALISTS]
+    poses = both.refine(samples.thinned(JUDGED), poses, np.geomspace(reach, reference.inlier_mm, 4), exact=True)
+    there = np.concatenate([both.residuals(samples, pose[None], exact=True)[3] for pose in poses])
+    told = [np.minimum(there, reach), np.nan_to_num(query.distances_back(confirmed, reach, poses))]
+    order = np.argsort(sum(part.mean(axis=1) for part in told))
+    found = _Candidates(poses[order], np.concatenate(told, axis=1)[order], told[1][order])
+    others = [
+        i for i in range(len(order)) if reference.difference_mm(found.poses[0], found.poses[i]) >= _slack_mm(reference)
+    ]
+    contests = {i: found.rivalry(i, reference.inlier_mm) for i in others}
+    equal = [i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS]
+    measured = _measured(
+        query, reference, found.poses[0], min((margin for margin, _ in contests.values()), default=1.0)
+    )
+    return replace(measured, reason=result.reason if equal else "", rivals=tuple(found.poses[equal]))

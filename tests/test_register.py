@@ -1,18 +1,31 @@
 """Registration: any pose is found, modulo exact symmetry, and what cannot be told is not claimed."""
 
+from dataclasses import replace
 from functools import cache
 
 import manifold3d
 import numpy as np
 import pytest
+import trimesh
 
 from rad3d.arrays import Points, Pose
+from rad3d.camera import Camera
 from rad3d.datasets.machine_capture import make_capture
 from rad3d.datasets.machine_specimen import make_specimen
-from rad3d.geometry import inverse, random_rotation, rotation_about, rotation_angle, transform_points, translation
+from rad3d.geometry import (
+    inverse,
+    look_at,
+    random_rotation,
+    rotation_about,
+    rotation_angle,
+    transform_points,
+    translation,
+)
 from rad3d.icp import sample_surface
+from rad3d.query import Seen, seen_of
 from rad3d.reference import Reference, build_reference
-from rad3d.register import Registration, register_surface, register_views
+from rad3d.register import Registration, nowhere, register_surface, register_views, told_apart
+from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface
 from rad3d.view import View
 
@@ -227,3 +240,29 @@ def test_a_view_along_a_bar_is_not_lost_because_little_tells_where_its_sides_are
         assert result.trusted, result.reason
         assert np.abs(shift[:, [0, 2]]).max() < 0.1
         assert np.abs(shift[:, 1]).max() < 0.6
+
+
+def punched(holes: int) -> Scan:
+    """A round plate with so many of three equal holes."""
+    plate = trimesh.creation.cylinder(25, 6, sections=96)
+    for angle in np.arange(holes) * 2 * np.pi / 3:
+        tool = trimesh.creation.cylinder(4, 10, sections=32)
+        tool.apply_translation((15 * np.cos(angle), 15 * np.sin(angle), 0))
+        plate = plate.difference(tool)
+    return Scan("plate", None, np.asarray(plate.vertices, float), faces=np.asarray(plate.faces))
+
+
+def test_what_the_other_views_saw_tells_a_view_how_it_lies_where_the_part_alone_does_not() -> None:
+    """From where two holes are seen, one of them filled, it fits as well turned away from both."""
+    reference, specimen = build_reference(punched(3).surface), punched(2)
+    eye = look_at(np.array([60.0, 90.0, 160.0]), np.zeros(3))
+    view = renderer_for(specimen).render([Camera.from_field_of_view((240, 240), 0.35, eye)])[0]
+    query = seen_of(replace(view, kind="captured").moved(inverse(eye)))
+    assert isinstance(query, Seen)
+    turned = [rotation_about(np.array([0.0, 0, 1]), np.deg2rad(angle)) @ eye for angle in (30.0, 55.0, 0.0)]
+    tied = replace(nowhere("tied"), part_from_scan=turned[0], trusted=True, rivals=tuple(turned[1:]))
+    found = told_apart(query, tied, sample_surface(specimen.surface, 8000), reference)
+    assert found.trusted
+    assert not found.rivals
+    # modulo the symmetries of the specimen: the filled hole is where the others saw it, not where the part's put it
+    assert build_reference(specimen.surface).difference_mm(found.part_from_scan, eye) < 0.1
