@@ -74,10 +74,10 @@ def arranged(
     tied = np.array([bool(one.rivals) for one in trusted])
     chosen, leads = _chosen(_told(observation, unusual, remembered, marks, settings), places, tied)
     lost = tied & (leads < SURE)
-    if not (chosen.any() or lost.any()):
+    if not (chosen.any() or tied.any()):
         return observation
     placed = [
-        replace(one, part_from_scan=some[number] @ one.part_from_scan, rivals=one.rivals if out else ())
+        one if out else replace(one, part_from_scan=some[number] @ one.part_from_scan, rivals=(), reason="")
         for one, some, number, out in zip(trusted, turns, chosen, lost, strict=True)
     ]
     return _moved(observation, placed, remembered.shape, lost)

@@ -398,7 +398,7 @@ def told_apart(query: Seen, result: Registration, specimen: Samples, reference: 
     poses = both.refine(samples.thinned(JUDGED), poses, np.geomspace(reach, reference.inlier_mm, 4), exact=True)
     there = np.concatenate([both.residuals(samples, pose[None], exact=True)[3] for pose in poses])
     told = [np.minimum(there, reach), np.nan_to_num(query.distances_back(confirmed, reach, poses))]
-    order = np.argsort(sum(part.mean(axis=1) for part in told))
+    order = np.argsort(told[0].mean(axis=1) + told[1].mean(axis=1))
     found = _Candidates(poses[order], np.concatenate(told, axis=1)[order], told[1][order])
     others = [
         i for i in range(len(order)) if reference.difference_mm(found.poses[0], found.poses[i]) >= _slack_mm(reference)

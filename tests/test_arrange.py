@@ -133,7 +133,7 @@ def test_a_view_that_ties_between_poses_counts_only_where_it_agrees(flange, scat
         blind: (straight[blind], (made.symmetries[1] @ straight[blind],)),
     }
     for index, (pose, rivals) in tied.items():
-        registrations[index] = replace(registrations[index], part_from_scan=pose, rivals=rivals)
+        registrations[index] = replace(registrations[index], part_from_scan=pose, rivals=rivals, reason="tied")
     moved = tuple(
         isolated(placed(capture.views[i], wrong), remembered.shape) if i == telling[0] else v
         for i, v in enumerate(views)
@@ -142,6 +142,7 @@ def test_a_view_that_ties_between_poses_counts_only_where_it_agrees(flange, scat
     found = arranged(observation, nothing_unusual(observation), remembered, alone, FUSION)
     np.testing.assert_allclose(found.registrations[telling[0]].part_from_scan, straight[telling[0]], atol=1e-6)
     assert not found.registrations[telling[0]].rivals
+    assert not found.registrations[telling[0]].reason
     assert found.registrations[blind].rivals
     assert not found.views[blind].mask.any()
     assert np.isnan(found.patches.points_mm[found.patches.view_index == blind]).all()
