@@ -179,13 +179,7 @@ def _judge(query: Query, reference: Reference, found: _Candidates, wanted: Pose)
     """The best candidate, polished, measured and compared with the others."""
     same = [i for i in range(len(found.poses)) if reference.interchangeable(found.poses[0], found.poses[i])]
     best = min([0, *same], key=lambda index: found.costs[index])
-    near = [
-        i for i, pose in enumerate(found.poses) if reference.difference_mm(found.poses[0], pose) < _slack_mm(reference)
-    ]
-    others = [i for i in range(len(found.poses)) if i not in {*near, *same}]
-    contests = {i: found.rivalry(i, reference.inlier_mm) for i in others}
-    equal = [best, *(i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS)]
-    margin = min((margin for margin, _ in contests.values()), default=1.0)
+    equal, margin = _contested(found, [i for i in range(len(found.poses)) if i not in same], reference)
     pose = nearest_equivalent(found.poses[best], wanted, reference.symmetries, reference.marks_mm)
     pose = reference.target.refine(query.scan.samples, pose[None], [reference.inlier_mm] * 4, exact=True)[0]
     result = _measured(query, reference, pose, margin)
@@ -195,15 +189,20 @@ def _judge(query: Query, reference: Reference, found: _Candidates, wanted: Pose)
             f"only {result.fitness:.0%} of the scan fits the part; at least {MIN_FITNESS:.0%} is needed: "
             "another part, or more than one specimen in the scan?",
         )
-    if len(equal) > 1:
-        reason = f"{len(equal)} different poses fit equally well (margin {margin:.2f})"
-        rivals = _equally_good(query, reference, result.part_from_scan, found.poses[equal[1:]])
+    if equal:
+        reason = f"{1 + len(equal)} different poses fit equally well (margin {margin:.2f})"
+        rivals = _equally_good(query, reference, result.part_from_scan, found.poses[equal])
         return replace(_untrusted(result, reason), rivals=rivals)
     return result
 
 
-def _slack_mm(reference: Reference) -> float:
-    return SLACK * reference.target.samples.spacing_mm
+def _contested(found: _Candidates, others: Sequence[int], reference: Reference) -> tuple[list[int], float]:
+    """Which of the others lie elsewhere and fit as well as the best pose, and the least margin over all elsewhere."""
+    slack_mm = SLACK * reference.target.samples.spacing_mm
+    elsewhere = [i for i in others if reference.difference_mm(found.poses[0], found.poses[i]) >= slack_mm]
+    contests = {i: found.rivalry(i, reference.inlier_mm) for i in elsewhere}
+    equal = [i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS]
+    return equal, min((margin for margin, _ in contests.values()), default=1.0)
 
 
 def _equally_good(query: Query, reference: Reference, best: Pose, others: Poses) -> tuple[Pose, ...]:
@@ -400,12 +399,6 @@ def told_apart(query: Seen, result: Registration, specimen: Samples, reference: 
     told = [np.minimum(there, reach), np.nan_to_num(query.distances_back(confirmed, reach, poses))]
     order = np.argsort(told[0].mean(axis=1) + told[1].mean(axis=1))
     found = _Candidates(poses[order], np.concatenate(told, axis=1)[order], told[1][order])
-    others = [
-        i for i in range(len(order)) if reference.difference_mm(found.poses[0], found.poses[i]) >= _slack_mm(reference)
-    ]
-    contests = {i: found.rivalry(i, reference.inlier_mm) for i in others}
-    equal = [i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS]
-    measured = _measured(
-        query, reference, found.poses[0], min((margin for margin, _ in contests.values()), default=1.0)
-    )
+    equal, margin = _contested(found, range(len(order)), reference)
+    measured = _measured(query, reference, found.poses[0], margin)
     return replace(measured, reason=result.reason if equal else "", rivals=tuple(found.poses[equal]))
