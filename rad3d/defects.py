@@ -175,8 +175,10 @@ def measure(
         facing_peak = surface.normals[rows] @ surface.normals[rows[points.anomaly_score[rows].argmax()]] > 0
         normal = unit((surface.normals[rows] * (area * facing_peak)[:, None]).sum(axis=0))  # of one side of a wall
         score, geometry = (np.average(v[rows], weights=area) for v in (points.anomaly_score, points.geometry_score))
+        clear = points.geometry_score[rows] >= CLEAR
         told = geometry >= TELLING or np.quantile(points.geometry_score[rows], EXTREME) >= CLEAR
-        side = 1.0 if (deviation * area).sum() >= 0 else -1.0
+        telling = clear if told and geometry < TELLING else np.ones(len(rows), bool)
+        side = 1.0 if (deviation * area)[telling].sum() >= 0 else -1.0
         volume = np.nan
         if shape is not None:
             nearest = shape.surface.normals[shape.tree.query(surface.points_mm[rows])[1]]

@@ -143,7 +143,8 @@ def test_a_small_dent_in_a_wide_blur_of_looks_is_one_of_material():
     surface = plate(step_mm=0.25)
     labels = patch(surface, 10, 10, 10, 10).astype(np.int32)
     for depth, kind in ((-0.7, "missing material"), (-0.3, "surface only")):
-        deviation = np.where(patch(surface, 13, 13, 3, 3), depth, 0.0)  # 9 of 100 mm2
+        # 9 of 100 mm2, amid surface that lies a little high, as after a registration that is a little off
+        deviation = np.where(patch(surface, 13, 13, 3, 3), depth, 0.08 if depth < -0.5 else 0.0)
         scores, geometry = 20.0 * labels, np.abs(deviation) / 0.1
         (defect,) = measure(surface, scored(scores, labels, deviation, geometry), np.eye(4))
         assert defect.kind == kind
