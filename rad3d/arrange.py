@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rad3d.arrays import Flags, Indices, ScoreMap, Values
+from rad3d.agree import in_turn
+from rad3d.arrays import Flags, Indices, Pose, ScoreMap, Values
 from rad3d.backproject import back_project
 from rad3d.deviation import ReferenceShape
 from rad3d.evidence import Remembered
@@ -22,7 +23,7 @@ from rad3d.reference import Reference
 from rad3d.register import Registration, nowhere, specimen_of, told_apart
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
-from rad3d.settle import equivalents
+from rad3d.settle import equivalents, settled
 from rad3d.view import View
 
 MARKS = 6000
@@ -40,8 +41,6 @@ DOUBT = 0.5
 SURE = 6.0
 """By how much a pose must be likelier than the one a view has to be taken instead, and than all others to be believed
 where they are not the same by symmetry: twenty to one."""
-ROUNDS = 4
-"""Times at most that every untied view is looked at again."""
 
 
 def arranged(
@@ -53,8 +52,9 @@ def arranged(
 ) -> Observation:
     """The specimen with each view in that one of its equivalent poses in which it agrees best with the others.
 
-    Views that were captured with poses, or fit in one pose only, stay as they are. A view that fits in several poses
-    which are not the same by symmetry counts only where it agrees with others; else it shows nothing.
+    Views that were captured with poses, or fit in one pose only, stay as they are, and those that agree by their shape
+    are turned as that says. A view that fits in several poses which are not the same by symmetry counts only where it
+    agrees with others; else it shows nothing.
 
     Args:
         observation: the specimen.
@@ -65,28 +65,36 @@ def arranged(
     """
     trusted = [one for one in observation.registrations if one.trusted]
     shared = equivalents(reference)
-    turns = [_rivals(one) if one.rivals else shared for one in trusted]
-    if len(trusted) < 2 or max(map(len, turns)) < 2 or has_poses(observation.scan):
+    turns = [_turns(one, shared) for one in trusted]
+    tied = np.array([bool(one.rivals) for one in trusted])
+    if len(trusted) < 2 or not (len(shared) > 1 or tied.any()) or has_poses(observation.scan):
         return observation
     marks = reference.target.samples.thinned(MARKS)
     everywhere = _places(shared, marks)
     places = [everywhere if some is shared else _places(some, marks) for some in turns]
-    tied = np.array([bool(one.rivals) for one in trusted])
     chosen, leads = _chosen(_told(observation, unusual, remembered, marks, settings), places, tied)
     lost = tied & (leads < SURE)
-    if not (chosen.any() or tied.any()):
+    if not (chosen.any() or tied.any() or any(one.turn is not None for one in trusted)):
         return observation
     placed = [
-        one if out else replace(one, part_from_scan=some[number] @ one.part_from_scan, rivals=(), reason="")
+        one if out else _placed(one, some[number])
         for one, some, number, out in zip(trusted, turns, chosen, lost, strict=True)
     ]
     return _moved(observation, placed, remembered.shape, lost)
 
 
-def in_company(
+def _turns(registration: Registration, shared: Poses) -> Poses:
+    """(k, 4, 4) the motions among which a view may choose, the one that it has first."""
+    if registration.rivals:
+        back = inverse(registration.part_from_scan)
+        return np.stack([np.eye(4), *(rival @ back for rival in registration.rivals)])
+    return shared if registration.turn is None else registration.turn[None]
+
+
+def told_by_others(
     observation: Observation, found: Observation, shape: ReferenceShape, reference: Reference
 ) -> Observation:
-    """Views that fit in several poses, in the one in which they fit what the other views saw best (`told_apart`).
+    """Views that fit in several poses, where they fit what the other views saw (`register.told_apart`).
 
     Args:
         observation: the specimen as it was observed.
@@ -95,34 +103,37 @@ def in_company(
         reference: the part with its symmetries.
 
     Returns:
-        the specimen to be compared and arranged anew, for its looks were judged at other places; the same observation
-        if no view is moved.
+        the specimen to be compared and arranged anew, for those views' looks were judged at other places, and with the
+        others' turns kept; the same observation if there are no such views, or no others.
     """
-    old = [one for one in observation.registrations if one.trusted]
-    if not any(one.rivals for one in old) or all(one.rivals for one in old):
+    registrations = list(observation.registrations)
+    tied = [i for i, one in enumerate(registrations) if one.trusted and one.rivals]
+    if not tied or len(tied) == sum(one.trusted for one in registrations):
         return observation
-    known = [
-        now if was.trusted and not was.rivals else nowhere("")
-        for was, now in zip(observation.registrations, found.registrations, strict=True)
-    ]
     queries = [seen_of(view) for view in observation.scan.views]
+    known = [nowhere("") if i in tied else one for i, one in enumerate(found.registrations)]
     specimen = specimen_of(queries, known)
     assert specimen is not None
-    placed = [
-        told_apart(query, was, specimen, reference) if was.rivals and isinstance(query, Seen) else now
-        for query, was, now in zip(queries, observation.registrations, found.registrations, strict=True)
-        if was.trusted
-    ]
-    return _moved(observation, placed, shape)
+    for i, (was, now, query) in enumerate(zip(registrations, found.registrations, queries, strict=True)):
+        if i in tied and isinstance(query, Seen):
+            one = told_apart(query, was, specimen, reference)
+            (home,) = settled([observation.scan.views[i]], [one.part_from_scan if one.trusted else None], reference)
+            registrations[i] = replace(one, trusted=True) if home is None else _from(one, home)
+        elif was.trusted:
+            registrations[i] = _from(now, was.part_from_scan)
+    trusted = [one for one in registrations if one.trusted]
+    return _moved(observation, trusted, shape, np.zeros(len(trusted), bool))
 
 
-def _moved(
-    observation: Observation, placed: Sequence[Registration], shape: ReferenceShape, lost: Flags | None = None
-) -> Observation:
+def _from(registration: Registration, pose: Pose) -> Registration:
+    """The registration at a pose that symmetry makes equal, with the turn that leads back."""
+    return replace(registration, part_from_scan=pose, turn=registration.part_from_scan @ inverse(pose))
+
+
+def _moved(observation: Observation, placed: Sequence[Registration], shape: ReferenceShape, lost: Flags) -> Observation:
     """The specimen with its trusted views where these registrations put them, and nothing of the lost ones."""
     trusted = [one for one in observation.registrations if one.trusted]
     motions = [new.part_from_scan @ inverse(old.part_from_scan) for new, old in zip(placed, trusted, strict=True)]
-    lost = np.zeros(len(trusted), bool) if lost is None else lost
     views = tuple(
         replace(view, points_mm=np.full_like(view.points_mm, np.nan)) if out else view.moved(motion)
         for view, motion, out in zip(observation.views, motions, lost, strict=True)
@@ -138,11 +149,6 @@ def _moved(
     registrations = tuple(next(left) if one.trusted else one for one in observation.registrations)
     moved = replace(patches, points_mm=points, normals=normals, directions=directions)
     return observed(observation.scan, registrations, views, moved, shape)
-
-
-def _rivals(registration: Registration) -> Poses:
-    """(k, 4, 4) what takes an ambiguous view to its rival poses, the identity first."""
-    return np.stack([np.eye(4), *(rival @ inverse(registration.part_from_scan) for rival in registration.rivals)])
 
 
 def _places(turns: Poses, marks: Samples) -> np.ndarray:
@@ -194,46 +200,26 @@ def _average(values: np.ndarray) -> Values:
     return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))
 
 
+def _placed(registration: Registration, turn: Pose) -> Registration:
+    """The registration where a view is believed to lie."""
+    pose = turn @ registration.part_from_scan
+    return replace(registration, part_from_scan=pose, rivals=(), reason="", turn=None)
+
+
 def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:
     """(v,) which turn each view takes, 0 = none unless `SURE`, and by how much it fits better there than anywhere else.
-
-    The view that tells most goes first, then always the one that fits best. What came early met few others: once all
-    untied ones have their place, each is looked at again, at most `ROUNDS` times. Tied ones come last, and turn none.
 
     >>> crack = np.array([[[9.0, 0.0, 0.0, np.nan]], [[np.nan, 0.0, 9.0, 0.0]]])  # one ring of four places, two views
     >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
     >>> _chosen(crack, [ring, ring], np.zeros(2, bool))
     (array([0, 2]), array([6., 6.]))
     """
-    chosen, leads = np.zeros(len(told), int), np.zeros(len(told))
-    turned = told.copy()
-    energy = np.nansum(told**2, axis=(1, 2))
 
-    def fits_of(view: int, others: list[int]) -> Values:
-        return _fit(told[view][:, places[view]], turned[others])
+    def fits(view: int, others: Sequence[int], chosen: Indices) -> Values:
+        turned = np.stack([told[other][:, places[other][chosen[other]]] for other in others])
+        return _fit(told[view][:, places[view]], turned)
 
-    def place(view: int, fits: Values) -> None:
-        turn = int(fits.argmax())
-        if fits[turn] - fits[chosen[view]] >= SURE:
-            chosen[view], turned[view] = turn, told[view][:, places[view][turn]]
-        leads[view] = fits[turn] - np.delete(fits, turn).max(initial=-np.inf)
-
-    placed: list[int] = []
-    for group in (np.flatnonzero(~tied).tolist(), np.flatnonzero(tied).tolist()):
-        left = sorted(group, key=lambda view: -energy[view])
-        placed += [left.pop(0)] if left and not placed else []
-        while left:
-            all_fits = [fits_of(view, placed) for view in left]
-            best = int(np.argmax([fits.max() for fits in all_fits]))
-            place(left[best], all_fits[best])
-            placed.append(left.pop(best))
-        for _ in range(0 if tied[group].any() else ROUNDS):
-            before = chosen.copy()
-            for view in group:
-                place(view, fits_of(view, [other for other in group if other != view]))
-            if (chosen == before).all():
-                break
-    return chosen, leads
+    return in_turn(np.nansum(told**2, axis=(1, 2)), fits, SURE, tied)
 
 
 def _fit(turned: np.ndarray, placed: np.ndarray) -> Values:

@@ -230,13 +230,22 @@ def leave_one_out(
     return scores
 
 
+LEAST_DEVIATION_MM = 0.02
+"""Deviations below this are measurement noise whatever the good specimens say."""
+LEAST_COLOUR = 0.2
+"""So are colour scores that vary by less: they are in units of how much colours vary."""
+TOLERANCE_MM = 0.05
+"""How much shapes are taken to vary where a single good specimen does not tell: three times this is the fine general
+tolerance of 30 to 120 mm (0.15 mm, ISO 2768-1)."""
+
+
 def remember(
     memory: Memory,
     patch_scores: np.ndarray,
     shape: ReferenceShape,
     deviation: GoodDeviation,
     chances: Values | None = None,
-    alone: bool = False,
+    least_deviation_mm: float = LEAST_DEVIATION_MM,
 ) -> Remembered:
     """Bring memory and calibration together; the floors are half the usual spread of good specimens.
 
@@ -246,26 +255,16 @@ def remember(
         shape: the reference.
         deviation: of the good specimens.
         chances: what labelled examples of other parts say of each patch.
-        alone: they are looks at a single specimen (`seen_twice`), which do not tell how shapes vary.
+        least_deviation_mm: how much shapes are taken to vary at least.
     """
     patches = PlacedPatches.of_memory(memory)
     _, spread = deviation.usual_spread()
-    least_mm = TOLERANCE_MM if alone else LEAST_DEVIATION_MM
     return Remembered(
         patches=patches,
         scores=patch_scores,
         score_floors=(0.5 * float(np.std(patch_scores[0])), max(0.5 * float(np.std(patch_scores[1])), LEAST_COLOUR)),
         shape=shape,
         deviation=deviation,
-        deviation_floor_mm=max(float(np.median(spread)), least_mm),
+        deviation_floor_mm=max(float(np.median(spread)), least_deviation_mm),
         chances=chances,
     )
-
-
-LEAST_DEVIATION_MM = 0.02
-"""Deviations below this are measurement noise whatever the good specimens say."""
-TOLERANCE_MM = 0.05
-"""How much shapes are taken to vary where a single good specimen does not tell: three times this is the fine general
-tolerance of 30 to 120 mm (0.15 mm, ISO 2768-1)."""
-LEAST_COLOUR = 0.2
-"""So are colour scores that vary by less: they are in units of how much colours vary."""

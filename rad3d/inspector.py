@@ -4,7 +4,8 @@ scan -> register -> views -> encoder -> patches                                 
 fit:     patches of good specimens -> memory -> leave-one-out scores -> calibration
 inspect: patches -> retrieval on the surface, and colour that no light explains
          -> calibrated                                                                   (evidence)
-         -> captured views of a symmetric part turned until they agree                   (arrange)
+         -> captured views of a symmetric part turned until they agree, and compared
+            anew where one fits the part in several poses                                (arrange)
          -> back-projected -> fused, with what the shape says                            (evidence)
          -> defects in mm -> verdict
 """
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
 
-from rad3d.arrange import arranged, in_company
+from rad3d.arrange import arranged, told_by_others
 from rad3d.arrays import Flags, Mask, ScoreMap, Values
 from rad3d.backproject import completed, view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
@@ -37,6 +38,8 @@ from rad3d.expert import Expert
 from rad3d.feedback import Judgement, active, check_kept, read_log, respected, write_log
 from rad3d.files import atomic_folder, save_tensors
 from rad3d.fitting import (
+    LEAST_DEVIATION_MM,
+    TOLERANCE_MM,
     check_names,
     leave_one_out,
     look_from,
@@ -91,6 +94,7 @@ class Inspector:
         chances: (m,) what the expert says of each remembered patch.
         log: engineers' judgements of earlier results, oldest first.
         folder: where the memory is on disk; None = nowhere.
+        least_deviation_mm: see `fitting.remember`; more where a single good specimen does not tell how shapes vary.
     """
 
     part: str
@@ -109,6 +113,7 @@ class Inspector:
     chances: Values | None = None
     log: tuple[Judgement, ...] = ()
     folder: Path | None = None
+    least_deviation_mm: float = LEAST_DEVIATION_MM
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -149,8 +154,8 @@ class Inspector:
     @cached_property
     def remembered(self) -> Remembered:
         """The good specimens, ready to be compared with."""
-        alone = len(self.good_scores) == 1
-        return remember(self.memory, self.patch_scores, self.shape, self.deviation, self.chances, alone)
+        least_mm = self.least_deviation_mm
+        return remember(self.memory, self.patch_scores, self.shape, self.deviation, self.chances, least_mm)
 
     @staticmethod
     def fit(
@@ -247,7 +252,8 @@ class Inspector:
         if expert is not None:
             remembered_grids = np.concatenate([grid for grid in grids if grid is not None])
             chances = remembered_grids[tuple(PlacedPatches.of_memory(memory).position.T)]
-        remembered = remember(memory, patch_scores, shape, deviation, chances, alone)
+        least_mm = TOLERANCE_MM if alone else LEAST_DEVIATION_MM
+        remembered = remember(memory, patch_scores, shape, deviation, chances, least_mm)
         evidence = []
         for index, observation in enumerate(track(observations, "calibrating")):
             patch_scores_of = judge_patches(observation, remembered, settings, good=index, chances=grids[index])
@@ -268,6 +274,7 @@ class Inspector:
             point_threshold=point_threshold([e.score for e in evidence]),
             expert=expert,
             chances=chances,
+            least_deviation_mm=least_mm,
         )
 
     def inspect(self, scan: Scan) -> Inspection:
@@ -313,18 +320,20 @@ class Inspector:
         scan, remembered = observation.scan, self.remembered
         with clock("retrieval"):
             comparable = look_of(scan) in self.looks
+            chances = _chances(self.expert, observation)
 
             def compared(specimen: Observation) -> tuple[PatchScores, Observation]:
-                chances = _chances(self.expert, specimen)
                 scores = judge_patches(specimen, remembered, self.settings, chances=chances)
                 scores = scores if comparable else scores.all_usual()
                 fusion = self.settings.fusion
                 return scores, arranged(specimen, scores.unusual(), remembered, self.reference, fusion)
 
             patch_scores, found = compared(observation)
-            company = in_company(observation, found, self.shape, self.reference)
-            if company is not observation:
-                patch_scores, found = compared(company)
+        with clock("registration"):
+            told = told_by_others(observation, found, self.shape, self.reference)
+        with clock("retrieval"):
+            if told is not observation:
+                patch_scores, found = compared(told)
             observation = found
             evidence = gather(observation, patch_scores, remembered, self.settings)
         with clock("defects"):
@@ -493,6 +502,7 @@ class Inspector:
             "part": self.part,
             "settings": self.settings.to_dict(),
             "point_threshold": self.point_threshold,
+            "least_deviation_mm": self.least_deviation_mm,
             "expert": None if self.expert is None else self.expert.method,
             "looks": self.looks,
             "cameras": [
@@ -556,6 +566,7 @@ class Inspector:
                 chances=arrays.get("chances"),
                 log=read_log(folder),
                 folder=folder,
+                least_deviation_mm=header.get("least_deviation_mm", LEAST_DEVIATION_MM),
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise MemoryFormatError(

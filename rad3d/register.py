@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rad3d.agree import agreed
 from rad3d.arrays import Points, Pose
-from rad3d.geometry import cross, transform_directions, transform_points
+from rad3d.geometry import cross, inverse, transform_directions, transform_points
 from rad3d.icp import Poses, Samples, Target, refine_jointly
 from rad3d.query import SCAN_SAMPLES, Query, Seen, Whole, seen_of
 from rad3d.reference import JUDGED, Reference, samples_of
 from rad3d.scan import Surface
 from rad3d.settle import settled
-from rad3d.symmetry import distinct, nearest_equivalent
+from rad3d.symmetry import distinct, moved_mm, nearest_equivalent
 from rad3d.view import View
 
 ROUGH = 96
@@ -31,9 +32,6 @@ MIN_SIGNS = 3.0
 """Standard deviations by which more of that surface has to speak for the better pose (sign test)."""
 MIN_MARGIN = 0.3
 CLEARLY_BETTER = 0.1
-SLACK = 3.0
-"""Poses that differ by no more than so many times the distance between samples are no rivals: an edge is told only to
-half of that, either way, and where a camera looks along a bar nothing but edges tells where its sides are."""
 NOISE_MM = 0.02
 """Means of distance are compared on top of this much, so that the ratio of two tiny ones says nothing."""
 SIZE_RATIO, MAX_SIZE_RATIO = 1.3, 5.0
@@ -57,6 +55,9 @@ class Registration:
         trusted: whether the pose may be built on.
         reason: why not; empty when trusted.
         rivals: the other poses that fit equally well, if that is why it is not trusted.
+        turn: symmetry of the part that takes a captured view from its pose, which is like that of all good specimens'
+            views, to where it agrees with the specimen's other views on what is odd about its shape; None = they do not
+            tell.
     """
 
     part_from_scan: Pose
@@ -68,6 +69,7 @@ class Registration:
     trusted: bool
     reason: str
     rivals: tuple[Pose, ...] = ()
+    turn: Pose | None = None
 
 
 def register_surface(surface: Surface, reference: Reference, initial: Pose | None = None) -> Registration:
@@ -197,12 +199,19 @@ def _judge(query: Query, reference: Reference, found: _Candidates, wanted: Pose)
 
 
 def _contested(found: _Candidates, others: Sequence[int], reference: Reference) -> tuple[list[int], float]:
-    """Which of the others lie elsewhere and fit as well as the best pose, and the least margin over all elsewhere."""
-    slack_mm = SLACK * reference.target.samples.spacing_mm
-    elsewhere = [i for i in others if reference.difference_mm(found.poses[0], found.poses[i]) >= slack_mm]
+    """Which of the others lie elsewhere and fit as well as the best pose, and the least margin over all elsewhere.
+
+    Elsewhere begins at the truncation distance: where a camera looks along a bar, only edges tell where its sides are.
+    """
+    best = found.poses[0]
+    elsewhere = [i for i in others if reference.difference_mm(best, found.poses[i]) >= reference.truncation_mm]
     contests = {i: found.rivalry(i, reference.inlier_mm) for i in elsewhere}
-    equal = [i for i, (margin, signs) in contests.items() if margin < MIN_MARGIN or signs < MIN_SIGNS]
+    equal = [i for i, contest in contests.items() if _undecided(*contest)]
     return equal, min((margin for margin, _ in contests.values()), default=1.0)
+
+
+def _undecided(margin: float, signs: float) -> bool:
+    return margin < MIN_MARGIN or signs < MIN_SIGNS
 
 
 def _equally_good(query: Query, reference: Reference, best: Pose, others: Poses) -> tuple[Pose, ...]:
@@ -214,9 +223,8 @@ def _equally_good(query: Query, reference: Reference, best: Pose, others: Poses)
     there = np.concatenate([target.residuals(few, pose[None], exact=True)[3] for pose in poses])
     back = np.nan_to_num(_back(query, reference, poses))
     found = _Candidates(poses, np.minimum(there, reference.truncation_mm), back)
-    margins = [found.rivalry(index, reference.inlier_mm)[0] for index in range(1, len(poses))]
-    tied = [pose for pose, margin in zip(poses[1:], margins, strict=True) if margin < MIN_MARGIN]
-    return tuple(tied) or tuple(others)
+    tied, _ = _contested(found, range(1, len(poses)), reference)
+    return tuple(poses[tied]) or tuple(others)
 
 
 def _measured(query: Query, reference: Reference, pose: Pose, margin: float) -> Registration:
@@ -317,9 +325,10 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
         ]
     known = [result.part_from_scan if result.trusted else None for result in results]
     taken = settled(views, known, reference)
+    turns = agreed(queries, taken, reference)
     results = [
-        result if pose is None else replace(result, part_from_scan=pose)
-        for result, pose in zip(results, taken, strict=True)
+        result if pose is None else replace(result, part_from_scan=pose, turn=turn)
+        for result, pose, turn in zip(results, taken, turns, strict=True)
     ]
     return _refined_together(queries, results, reference)
 
@@ -360,7 +369,7 @@ def _refined_together(
                 refined[index].part_from_scan,
                 [reference.inlier_mm] * 3,
             )
-            refined[index] = _measured(query, reference, pose, refined[index].margin)
+            refined[index] = replace(_measured(query, reference, pose, refined[index].margin), turn=refined[index].turn)
     return refined
 
 
@@ -377,7 +386,8 @@ def told_apart(query: Seen, result: Registration, specimen: Samples, reference: 
         reference: the part's.
 
     Returns:
-        the registration, whose rivals are those poses that this, too, does not tell from the best one.
+        the registration, trusted if no pose is left that fits as well elsewhere; else its rivals are those. Of poses
+        that symmetry makes equal, and of which the others do not tell either, the one nearest to that of `result`.
     """
     part, reach = reference.target.samples, reference.truncation_mm
     both = Target(
@@ -389,16 +399,33 @@ def told_apart(query: Seen, result: Registration, specimen: Samples, reference: 
         )
     )
     had = specimen.tree.query(part.points_mm, workers=-1)[0] < 2 * part.spacing_mm
-    confirmed = replace(part, points_mm=part.points_mm[had], normals=part.normals[had]).thinned(JUDGED)
-    samples = query.scan.samples
-    poses = (reference.symmetries.exact[:, None] @ np.stack([result.part_from_scan, *result.rivals])).reshape(-1, 4, 4)
+    confirmed = replace(
+        part, points_mm=part.points_mm[had], normals=part.normals[had], area_mm2=part.area_mm2 * had.mean()
+    ).thinned(JUDGED)
+    samples, turns = query.scan.samples, reference.symmetries.exact
+    poses = (turns[:, None] @ np.stack([result.part_from_scan, *result.rivals])).reshape(-1, 4, 4)
     poses = both.refine(samples.thinned(400), poses, np.geomspace(reach, 0.5 * reach, 4))
-    poses = poses[distinct(poses, both.cost(samples.thinned(1000), poses, reach), reference.target)][: 3 * FINALISTS]
+
+    def compared(poses: Poses, samples: Samples) -> _Candidates:
+        there = np.concatenate([both.residuals(samples, pose[None], exact=True)[3] for pose in poses])
+        back = np.nan_to_num(query.distances_back(confirmed, reach, poses))
+        # here what is missing decides too: what the part and the specimen have is there
+        return _Candidates(poses, np.concatenate([np.minimum(there, reach), back], axis=1), back)
+
+    def best_first(found: _Candidates) -> _Candidates:
+        size = found.back.shape[1]
+        return found.chosen(np.argsort(found.there[:, :-size].mean(axis=1) + found.back.mean(axis=1)))
+
+    poses = best_first(compared(poses, samples.thinned(1500))).poses
+    poses = poses[distinct(poses, np.arange(len(poses)), reference.target)][: 3 * FINALISTS]
     poses = both.refine(samples.thinned(JUDGED), poses, np.geomspace(reach, reference.inlier_mm, 4), exact=True)
-    there = np.concatenate([both.residuals(samples, pose[None], exact=True)[3] for pose in poses])
-    told = [np.minimum(there, reach), np.nan_to_num(query.distances_back(confirmed, reach, poses))]
-    order = np.argsort(told[0].mean(axis=1) + told[1].mean(axis=1))
-    found = _Candidates(poses[order], np.concatenate(told, axis=1)[order], told[1][order])
-    equal, margin = _contested(found, range(len(order)), reference)
-    measured = _measured(query, reference, found.poses[0], margin)
-    return replace(measured, reason=result.reason if equal else "", rivals=tuple(found.poses[equal]))
+    found = best_first(compared(poses, samples))
+    equal, margin = _contested(found, range(1, len(poses)), reference)
+    alike = compared(turns @ found.poses[0], samples)  # the first turn is none
+    left = [i for i in range(len(turns)) if i == 0 or _undecided(*alike.rivalry(i, reference.inlier_mm))]
+    apart = [moved_mm(alike.poses[i] @ inverse(result.part_from_scan), reference.marks_mm) for i in left]
+    measured = _measured(query, reference, alike.poses[left[int(np.argmin(apart))]], margin)
+    if not equal:
+        return measured
+    reason = f"{1 + len(equal)} different poses fit equally well, beside the other views too (margin {margin:.2f})"
+    return replace(_untrusted(measured, reason), rivals=tuple(found.poses[equal]))

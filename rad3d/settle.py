@@ -15,7 +15,7 @@ from rad3d.icp import Poses
 from rad3d.reference import Reference
 from rad3d.scan import Surface
 from rad3d.segment import support_of
-from rad3d.symmetry import about
+from rad3d.symmetry import about, moved_mm
 from rad3d.view import View
 
 TURN_STEP = np.deg2rad(3.0)
@@ -67,7 +67,7 @@ def settled(views: Sequence[View], poses: Sequence[Pose | None], reference: Refe
             result.append(pose)
             continue
         choices = _lying(turns @ pose, table.normal)
-        apart = [np.sum((transform_points(choice, marks) - marks) ** 2) for choice in choices]
+        apart = [moved_mm(choice, marks) for choice in choices]
         result.append(choices[int(np.argmin(apart))])
     return result
 

@@ -195,10 +195,12 @@ def _modulo_revolution(poses: Poses, axis: Vector) -> Poses:
 
 def difference(a: Pose, b: Pose, symmetries: Symmetries, points_mm: Points) -> float:
     """Root mean square of how far two poses part_from_scan put the part apart, in mm, modulo exact symmetries."""
-    return min(
-        float(np.sqrt(np.mean(np.sum((transform_points(motion, points_mm) - points_mm) ** 2, axis=1))))
-        for motion in _differences(a, b, symmetries)
-    )
+    return min(moved_mm(motion, points_mm) for motion in _differences(a, b, symmetries))
+
+
+def moved_mm(motion: Pose, points_mm: Points) -> float:
+    """Root mean square of how far a motion takes points, in mm."""
+    return float(np.sqrt(np.mean(np.sum((transform_points(motion, points_mm) - points_mm) ** 2, axis=1))))
 
 
 def _differences(a: Pose, b: Pose, symmetries: Symmetries) -> list[Pose]:
@@ -227,6 +229,5 @@ def nearest_equivalent(part_from_scan: Pose, wanted: Pose, symmetries: Symmetrie
         pose = symmetry @ part_from_scan
         if symmetries.axis is not None:
             pose = untwisted(pose @ inverse(wanted), symmetries.axis) @ wanted
-        motion = pose @ inverse(wanted)
-        choices.append((float(np.sum((transform_points(motion, points_mm) - points_mm) ** 2)), pose))
+        choices.append((moved_mm(pose @ inverse(wanted), points_mm), pose))
     return np.asarray(min(choices, key=lambda choice: choice[0])[1])

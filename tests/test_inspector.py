@@ -22,7 +22,7 @@ from rad3d.datasets.machine_elements import make_specimen
 from rad3d.deviation import ReferenceShape, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
 from rad3d.evidence import smoothing
-from rad3d.fitting import look_from, look_of, more_complete, seen_by, usable_together
+from rad3d.fitting import LEAST_DEVIATION_MM, TOLERANCE_MM, look_from, look_of, more_complete, seen_by, usable_together
 from rad3d.geometry import look_at, random_rotation, transform_directions, transform_points, translation
 from rad3d.inspector import every_view, specimen_score
 from rad3d.patches import cut, place, windows_of
@@ -299,8 +299,16 @@ def swollen(scan, by_mm):
     )
 
 
-def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(good_scans, dented, caplog):
-    single = Inspector.fit(good_scans[:1], SMALL, part=PART)
+def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(good_scans, dented, caplog, tmp_path):
+    fitted = Inspector.fit(good_scans[:1], SMALL, part=PART)
+    single = Inspector.load(fitted.save(tmp_path / "memory"))
+    assert single.remembered.deviation_floor_mm == fitted.remembered.deviation_floor_mm >= TOLERANCE_MM
+    header = tmp_path / "memory" / "inspector.json"
+    written = json.loads(header.read_text())
+    del written["least_deviation_mm"]  # a memory of an earlier version keeps what it was calibrated with
+    header.write_text(json.dumps(written))
+    earlier = Inspector.load(tmp_path / "memory").remembered.deviation_floor_mm
+    assert LEAST_DEVIATION_MM <= earlier < TOLERANCE_MM
     assert "one good specimen" in caplog.text
     rate = single.threshold[1]
     assert (rate.n_good, rate.guaranteed, rate.method) == (1, None, "extrapolated")

@@ -14,7 +14,7 @@ import rad3d
 
 ORDER = """
 arrays errors threads progress settings geometry camera view scan files ply meshes clouds organised captured io segment
-icp symmetry reference query settle register joint assemble
+icp symmetry reference query settle agree register joint assemble
 render.shading render.raycast render.splat render.rasterize render
 viewpoints onnx_weights downloads weights encoder patches memory retrieval surface pigment labelled mrad prompted expert
 backproject fusion calibration deviation metrics result defects feedback coloured observe golden evidence arrange

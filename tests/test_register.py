@@ -27,6 +27,7 @@ from rad3d.reference import Reference, build_reference
 from rad3d.register import Registration, nowhere, register_surface, register_views, told_apart
 from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface
+from rad3d.symmetry import moved_mm
 from rad3d.view import View
 
 GOAL_MM, GOAL_RAD = 0.08, np.deg2rad(0.3)
@@ -266,3 +267,7 @@ def test_what_the_other_views_saw_tells_a_view_how_it_lies_where_the_part_alone_
     assert not found.rivals
     # modulo the symmetries of the specimen: the filled hole is where the others saw it, not where the part's put it
     assert build_reference(specimen.surface).difference_mm(found.part_from_scan, eye) < 0.1
+    # and of the poses that not even the others tell apart it keeps the one that it has
+    right = replace(nowhere("tied"), part_from_scan=eye, trusted=True, rivals=tuple(turned[:2]))
+    stays = told_apart(query, right, sample_surface(specimen.surface, 8000), reference)
+    assert moved_mm(stays.part_from_scan @ inverse(eye), reference.marks_mm) < 0.1
