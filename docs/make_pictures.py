@@ -24,7 +24,7 @@ SIZE = {"width": 1280, "height": 1120}
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 CURVES = {
     "defective ones failed": lambda row: row["defective failed"],
-    "good ones passed": lambda row: 1 - row["good rejected"],
+    "good ones not rejected": lambda row: 1 - row["good rejected"],
     "point AP by area": lambda row: row["point AP by area"],
     "defect F1": lambda row: row["defect F1"],
 }

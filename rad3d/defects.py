@@ -147,8 +147,8 @@ def _size(points_mm: Points) -> float:
 
 
 TELLING, CLEAR = 3.0, 6.0
-"""Standard deviations of shape from which a defect is one of material: on average, or where it is deepest. Looks blur a
-defect beyond the surface that deviates."""
+"""Standard deviations of shape from which a defect is one of material: on average over its area, or at the quantile
+`EXTREME` of its points. Looks blur a defect beyond the surface that deviates."""
 EXTREME = 0.95
 """Quantile that stands for a defect's depth or height: single points are noise."""
 

@@ -149,7 +149,11 @@ class Scan:
         return "mesh" if self.faces is not None else "cloud"
 
     def moved(self, target_from_source: Pose) -> "Scan":
-        """The same scan in another frame; its surface moves with it, its points in their order."""
+        """The same scan in another frame; its surface moves with it, its points in their order.
+
+        Raises:
+            ScanError: it has no surface, as where no triangle has any area.
+        """
         result = replace(
             self,
             vertices_mm=transform_points(target_from_source, self.vertices_mm),

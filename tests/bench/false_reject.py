@@ -5,7 +5,8 @@
 Synthetic: machine_elements as meshes, coarse settings (224 x 224, 8 views), a false-reject rate of 0.05 asked. Of every
 part 80 good specimens are observed once. Fits learn from disjoint sets of them; each judges good specimens that it has
 not learned from, and one defective specimen of each kind of defect. Fits of one part share judged specimens, and one
-learns from what another judges: beside the interval of a bootstrap over fits stands that of one over parts.
+learns from what another judges: the interval of a bootstrap over fits is too narrow, and beside it stands the rate of
+each part. Where nothing was counted the upper end is three over the number of judgements.
 """
 
 import json
@@ -69,28 +70,31 @@ def fits_of(part):
 
 
 def summary(rows):
-    """Rates over all fits of each n, with 95 % intervals from bootstraps over fits and over parts."""
+    """Rates over all fits of each n, with 95 % intervals from a bootstrap over fits, and of each part."""
     result = {}
     rng = np.random.default_rng(0)
     for n in FITS:
         chosen = [row for row in rows if row["n"] == n]
         if not chosen:
             continue
-        _, part = np.unique([row["part"] for row in chosen], return_inverse=True)
+        parts = np.array([row["part"] for row in chosen])
         result[n] = {"fits": len(chosen), "good judgements": int(sum(sum(row["good"].values()) for row in chosen))}
         for name, verdict in (("good", "fail"), ("good", "incomplete"), ("defective", "fail")):
             hits = np.array([row[name][verdict] for row in chosen])
             total = np.array([sum(row[name].values()) for row in chosen])
             result[n][f"{name}: {verdict}"] = {
                 "rate": round(float(hits.sum() / total.sum()), 4),
-                "over fits": interval(hits, total, rng),
-                "over parts": interval(np.bincount(part, hits), np.bincount(part, total), rng),
+                "over fits": interval(hits, total, rng) if hits.any() else [0.0, round(3 / int(total.sum()), 4)],
+                "parts": {
+                    part: round(float(hits[parts == part].sum() / total[parts == part].sum()), 4)
+                    for part in np.unique(parts).tolist()
+                },
             }
     return result
 
 
 def interval(hits, total, rng):
-    """95 % of the rates of 10,000 draws of as many fits, or parts, as there are."""
+    """95 % of the rates of 10,000 draws of as many fits as there are."""
     drawn = rng.integers(len(hits), size=(10_000, len(hits)))
     rates = hits[drawn].sum(axis=1) / total[drawn].sum(axis=1)
     return [round(float(rate), 4) for rate in np.quantile(rates, (0.025, 0.975))]
