@@ -160,6 +160,9 @@ def seen_by(observations: Sequence[Observation], surface: Surface, reference: Re
     """What the captured views of at least half of the good specimens see: the inspectable surface of captures.
 
     What few of them happened to show is not asked of a new specimen, and hardly anything is known of it.
+
+    Raises:
+        ScanError: they showed different sides.
     """
     specimens = np.zeros(len(surface.points_mm), int)
     for observation in observations:
@@ -168,7 +171,23 @@ def seen_by(observations: Sequence[Observation], surface: Surface, reference: Re
             flags, _, cosine = visible(view, surface, settings.fusion)
             seen |= flags & (cosine >= np.cos(INSPECTABLE_INCIDENCE))
         specimens += seen if has_poses(observation.scan) else up_to_symmetry(seen, surface, reference)
-    return 2 * specimens >= max(len(observations), 1)
+    asked, shown = 2 * specimens >= max(len(observations), 1), specimens > 0
+    share = float(surface.areas_mm2[asked].sum() / max(surface.areas_mm2[shown].sum(), 1e-9))
+    said = f"{share:.0%} of the surface that good specimens showed was shown by at least half of them"
+    if share < LEAST_SHARED:
+        raise ScanError(
+            "good specimens",
+            expected=f"at least {LEAST_SHARED:.0%} in common",
+            got=said,
+            remedy="capture each of them from all sides that are to be inspected",
+        )
+    if share < 0.5:
+        logger.warning("%s; the rest is not inspected", said)
+    return asked
+
+
+LEAST_SHARED = 0.1
+"""Share of the surface that any good specimen showed below which there is nothing to inspect."""
 
 
 def memory_of(observation: Observation, part: str, encoder: Encoder) -> Memory:

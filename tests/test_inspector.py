@@ -104,19 +104,35 @@ def test_what_one_of_several_has_more_is_no_gap_of_the_reference(good_scans):
     assert more_complete(surfaces, [near[0], near[0], far, far]) == 2
 
 
+def captured_from(scan, *eyes):
+    """What `seen_by` needs of an observation; with poses, so that no symmetry is asked."""
+    poses = [look_at(np.array(eye, float), np.zeros(3), np.array([0.3, 1.0, 0.2])) for eye in eyes]
+    cameras = [Camera.from_field_of_view((80, 80), 0.5, pose) for pose in poses]
+    views = renderer_for(scan).render(cameras)
+    return SimpleNamespace(views=views, scan=SimpleNamespace(views=views))
+
+
+def box_of(x, y, z):
+    box = trimesh.creation.box((x, y, z)).subdivide().subdivide()
+    return Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces))
+
+
+def test_good_specimens_that_show_different_sides_are_not_enough_to_learn_from(caplog):
+    scan = box_of(30, 30, 30)
+    sides = [captured_from(scan, 100.0 * eye) for eye in (*np.eye(3), -np.eye(3)[0])]
+    with pytest.raises(ScanError, match="of the surface that good specimens showed"):
+        seen_by(sides[:3], scan.surface, None, SMALL)
+    assert not caplog.text
+    assert seen_by([*sides, sides[0], sides[0]], scan.surface, None, SMALL).any()
+    assert "% of the surface" in caplog.text
+
+
 @pytest.mark.parametrize(("shown_from_above", "asked"), [(0, False), (1, False), (2, True)])
 def test_captures_have_to_show_what_half_of_the_good_ones_showed(shown_from_above, asked):
-    box = trimesh.creation.box((30, 30, 20)).subdivide().subdivide()
-    scan = Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces))
-
-    def captured(*eyes):
-        poses = [look_at(np.array(eye, float), np.zeros(3), np.array([0, 1.0, 0])) for eye in eyes]
-        cameras = [Camera.from_field_of_view((80, 80), 0.5, pose) for pose in poses]
-        views = renderer_for(scan).render(cameras)
-        return SimpleNamespace(views=views, scan=SimpleNamespace(views=views))  # with poses: no symmetry is asked
-
+    scan = box_of(30, 30, 20)
     below, above = (0, 0, -100), (0, 0, 100)
-    good = [captured(below, above)] * shown_from_above + [captured(below)] * (4 - shown_from_above)
+    both, one = captured_from(scan, below, above), captured_from(scan, below)
+    good = [both] * shown_from_above + [one] * (4 - shown_from_above)
     seen, normals = seen_by(good, scan.surface, None, SMALL), scan.surface.normals
     inside = np.abs(scan.surface.points_mm[:, :2]).max(axis=1) < 14
     assert seen[inside & (normals[:, 2] < -0.9)].all()
