@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rad3d.arrange import SURE, _chosen, _fit, arranged
+from rad3d.arrange import SURE, _chosen, _fit, arranged, told_by_others
 from rad3d.datasets.machine_capture import make_capture
 from rad3d.datasets.machine_specimen import make_specimen
 from rad3d.deviation import GoodDeviation, ReferenceShape
@@ -146,6 +146,50 @@ def test_a_view_that_ties_between_poses_counts_only_where_it_agrees(flange, scat
     assert found.registrations[blind].rivals
     assert not found.views[blind].mask.any()
     assert np.isnan(found.patches.points_mm[found.patches.view_index == blind]).all()
+
+
+def test_views_that_agree_by_their_shape_are_turned_as_that_says(flange, scattered, reference, remembered):
+    _, capture = flange
+    turns = [camera.part_from_camera for camera in capture.cameras]
+    turns = [pose @ inverse(one.part_from_scan) for pose, one in zip(turns, scattered.registrations, strict=True)]
+    told = [replace(one, turn=turn) for one, turn in zip(scattered.registrations, turns, strict=True)]
+    agreed = replace(scattered, registrations=tuple(told))
+    found = arranged(agreed, nothing_unusual(scattered), remembered, reference, FUSION)
+    assert max(apart(turns_of(found, capture))) < 1e-3
+    assert all(one.turn is None for one in found.registrations)
+
+
+def test_a_view_that_ties_lies_where_it_fits_what_the_others_saw(flange, scattered, reference, remembered):
+    """One that shows the hole is brought to it, to be compared anew there; who has nothing to be told stays."""
+    made, capture = flange
+    alone = replace(reference, symmetries=Symmetries(np.eye(4)[None], np.eye(4)[None]))
+    straight = [camera.part_from_camera for camera in capture.cameras]
+    telling = int(np.flatnonzero(sees_hole(made, capture))[0])
+    wrong = made.symmetries[2] @ straight[telling]
+    registrations = [replace(nowhere(""), part_from_scan=pose, trusted=True) for pose in straight]
+    views = [isolated(placed(v, pose), remembered.shape) for v, pose in zip(capture.views, straight, strict=True)]
+
+    def of(registrations):
+        return observed(scattered.scan, tuple(registrations), tuple(views), scattered.patches, remembered.shape)
+
+    nobody = of(registrations)
+    assert told_by_others(nobody, nobody, remembered.shape, alone) is nobody
+    everybody = of([replace(one, rivals=(one.part_from_scan,)) for one in registrations])
+    assert told_by_others(everybody, everybody, remembered.shape, alone) is everybody
+    registrations[telling] = replace(registrations[telling], part_from_scan=wrong, rivals=(straight[telling],))
+    views[telling] = isolated(placed(capture.views[telling], wrong), remembered.shape)
+    observation = of(registrations)
+    told = told_by_others(observation, observation, remembered.shape, alone)
+    found = told.registrations[telling]
+    assert found.trusted
+    assert not found.rivals
+    assert alone.difference_mm(found.part_from_scan, straight[telling]) < 0.2
+    seen = told.views[telling].points_mm[told.views[telling].mask]
+    expected = placed(capture.views[telling], found.part_from_scan).points_mm[told.views[telling].mask]
+    np.testing.assert_allclose(seen, expected, atol=1e-3)
+    for was, now in zip(registrations, told.registrations, strict=True):
+        if was is not registrations[telling]:
+            np.testing.assert_array_equal(now.part_from_scan, was.part_from_scan)
 
 
 RING = np.stack([np.roll(np.arange(12), turn) for turn in range(12)])
