@@ -16,7 +16,6 @@ from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import Poses, Samples
 from rad3d.query import Seen
 from rad3d.reference import JUDGED, Reference
-from rad3d.settle import equivalents
 
 COMPANY = 8
 """Neighbouring samples, of which most must be odd for one to count: an edge is odd along a line only."""
@@ -38,17 +37,19 @@ def agreed(queries: Sequence[Seen | str], poses: Sequence[Pose | None], referenc
         reference: the part with its symmetries.
 
     Returns:
-        one turn per view; None = nothing odd tells.
+        one turn per view; None = nothing odd tells. About an axis of revolution no turn leads its neighbours.
     """
-    turns = equivalents(reference)
+    turns = reference.symmetries.exact
     result: list[Pose | None] = [None] * len(poses)
+    if len(turns) == 1 or reference.symmetries.axis is not None:
+        return result
     known = [
         (i, query, pose)
         for i, (query, pose) in enumerate(zip(queries, poses, strict=True))
         if isinstance(query, Seen) and pose is not None
     ]
     odd = [_odd(query, pose, reference) for _, query, pose in known]
-    if len(turns) == 1 or not any(len(one.there) for one in odd):
+    if not any(len(one.there) for one in odd):
         return result
     back = np.stack([inverse(turn) for turn in turns])
 
