@@ -91,6 +91,12 @@ def _turns(registration: Registration, shared: Poses) -> Poses:
     return shared if registration.turn is None else registration.turn[None]
 
 
+def _placed(registration: Registration, turn: Pose) -> Registration:
+    """The registration where a view is believed to lie."""
+    pose = turn @ registration.part_from_scan
+    return replace(registration, part_from_scan=pose, rivals=(), reason="", turn=None)
+
+
 def told_by_others(
     observation: Observation, found: Observation, shape: ReferenceShape, reference: Reference
 ) -> Observation:
@@ -198,12 +204,6 @@ def _average(values: np.ndarray) -> Values:
     count = known.sum(axis=1)
     total = np.where(known, values, 0).sum(axis=1)
     return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))
-
-
-def _placed(registration: Registration, turn: Pose) -> Registration:
-    """The registration where a view is believed to lie."""
-    pose = turn @ registration.part_from_scan
-    return replace(registration, part_from_scan=pose, rivals=(), reason="", turn=None)
 
 
 def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:

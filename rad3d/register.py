@@ -155,12 +155,17 @@ def _search(query: Whole | Seen, reference: Reference, wanted: Pose) -> _Candida
     poses = _modulo_symmetry(poses[likely], costs[likely], reference)[:FINALISTS]
     poses = target.refine(samples, poses, np.geomspace(truncation, reference.inlier_mm, 4), exact=True)
     poses = _modulo_symmetry(poses, target.cost(samples, poses, truncation, exact=True), reference)
-    there = np.concatenate([target.residuals(query.scan.samples, pose[None], exact=True)[3] for pose in poses])
     back = np.nan_to_num(_back(query, reference, poses))
-    found = _Candidates(poses, np.minimum(there, truncation), back)
+    found = _Candidates(poses, _there(target, query.scan.samples, poses, truncation), back)
     # by what lies beyond the noise, which alone would decide between poses that differ in a keyway only
     beyond = [np.maximum(part - reference.inlier_mm, 0).mean(axis=1) for part in (found.there, found.back)]
     return found.chosen(np.argsort(beyond[0] + BACK_WEIGHT * beyond[1]))
+
+
+def _there(target: Target, samples: Samples, poses: Poses, reach_mm: float) -> np.ndarray:
+    """(k, n) how far samples of a scan are from a surface, at most the reach."""
+    distances = [target.residuals(samples, pose[None], exact=True)[3] for pose in poses]
+    return np.asarray(np.minimum(np.concatenate(distances), reach_mm))
 
 
 def _back(query: Query, reference: Reference, poses: Poses) -> np.ndarray:
@@ -220,9 +225,8 @@ def _equally_good(query: Query, reference: Reference, best: Pose, others: Poses)
     poses = np.concatenate([best[None], others, reference.symmetries.near @ best])
     poses = target.refine(few, poses, np.geomspace(reference.truncation_mm, reference.inlier_mm, 3), exact=True)
     poses = poses[distinct(poses, np.arange(len(poses)), target)]
-    there = np.concatenate([target.residuals(few, pose[None], exact=True)[3] for pose in poses])
     back = np.nan_to_num(_back(query, reference, poses))
-    found = _Candidates(poses, np.minimum(there, reference.truncation_mm), back)
+    found = _Candidates(poses, _there(target, few, poses, reference.truncation_mm), back)
     tied, _ = _contested(found, range(1, len(poses)), reference)
     return tuple(poses[tied]) or tuple(others)
 
@@ -407,10 +411,9 @@ def told_apart(query: Seen, result: Registration, specimen: Samples, reference: 
     poses = both.refine(samples.thinned(400), poses, np.geomspace(reach, 0.5 * reach, 4))
 
     def compared(poses: Poses, samples: Samples) -> _Candidates:
-        there = np.concatenate([both.residuals(samples, pose[None], exact=True)[3] for pose in poses])
         back = np.nan_to_num(query.distances_back(confirmed, reach, poses))
         # here what is missing decides too: what the part and the specimen have is there
-        return _Candidates(poses, np.concatenate([np.minimum(there, reach), back], axis=1), back)
+        return _Candidates(poses, np.concatenate([_there(both, samples, poses, reach), back], axis=1), back)
 
     def best_first(found: _Candidates) -> _Candidates:
         size = found.back.shape[1]
