@@ -109,29 +109,25 @@ def surface_scores(
     furthest = tree.query(query.points_mm, k=[least], workers=-1)[0][:, 0]
     radius = np.maximum(settings.radius_mm, furthest * (1 + 1e-6)).astype(np.float32)
 
-    def compare(members: Indices, rows: Indices, answers: np.ndarray) -> None:
-        answering = answers.any(axis=0)
-        rows, answers = rows[answering], answers[:, answering]
-        keys = remembered.features[torch.as_tensor(rows)].float().transpose(0, 1)
-        asked = query.features[torch.as_tensor(members)].float().transpose(0, 1)
-        similarity = (asked @ keys.transpose(1, 2)).masked_fill_(~torch.from_numpy(answers), -torch.inf)
-        raw[members] = (1 - similarity.amax(dim=2)).mean(dim=0).numpy()
-        nearest[members] = rows[similarity.mean(dim=0).argmax(dim=1).numpy()]
-
-    for members, near_rows in _groups(query, tree, radius):
-        # All queries of a group share one line of sight, so that the angle to it thins out the candidates at once.
+    for members, near_rows in _groups(query, tree, settings.radius_mm, radius):
         rows = kept[near_rows]
-        seen_alike = rows[
-            _within(query.directions[members[:1]], remembered.directions[rows], settings.max_view_angle)[0]
-        ]
-        alike = _near(query, remembered, members, seen_alike, radius)
-        alike &= _within(query.normals[members], remembered.normals[seen_alike], settings.max_normal_angle)
+        near = cdist(query.points_mm[members], remembered.points_mm[rows]) <= radius[members, None]
+        alike = near & _within(query.normals[members], remembered.normals[rows], settings.max_normal_angle)
+        alike &= _within(query.directions[members], remembered.directions[rows], settings.max_view_angle)
         enough = alike.sum(axis=1) >= least
-        if enough.any():
-            compare(members[enough], seen_alike, alike[enough])
-        if not enough.all():
-            few = members[~enough]
-            compare(few, rows, _near(query, remembered, few, rows, radius))
+        answers = np.where(enough[:, None], alike, near)
+        answering = answers.any(axis=0)
+        asked, asking = torch.as_tensor(members), torch.as_tensor(rows[answering])
+        silent = torch.from_numpy(~answers[:, answering])
+        best, total = torch.zeros(len(members)), torch.zeros(silent.shape)
+        for layer in range(query.features.shape[1]):
+            keys = remembered.features[asking, layer].float()
+            similarity = query.features[asked, layer].float() @ keys.T
+            similarity.masked_fill_(silent, -torch.inf)
+            best += similarity.amax(dim=1)
+            total += similarity
+        raw[members] = (1 - best / query.features.shape[1]).numpy()
+        nearest[members] = rows[answering][total.argmax(dim=1).numpy()]
     return SurfaceScores(raw, nearest)
 
 
@@ -162,26 +158,14 @@ def _place_and_sight(patches: PlacedPatches) -> np.ndarray:
     return np.concatenate([patches.points_mm, VIEW_MM * patches.directions], axis=1)
 
 
-def _near(
-    query: PlacedPatches, remembered: PlacedPatches, members: Indices, rows: Indices, radius: Values
-) -> np.ndarray:
-    apart = cdist(query.points_mm[members], remembered.points_mm[rows])
-    return np.asarray(apart <= radius[members, None])
-
-
 def _within(a: Points, b: Points, angle: float) -> np.ndarray:
-    """(q, m) whether directions differ by at most `angle`; an unknown one fits any."""
-    cosine = a @ b.T
-    return np.asarray((cosine >= np.cos(angle)) | np.isnan(cosine))
+    """(q, m) whether unit vectors differ by at most `angle`; an unknown one fits any."""
+    return np.asarray(~(cdist(a, b) > 2 * np.sin(angle / 2)))
 
 
-GROUP_MM = 16.0
-"""Queries of one view are compared together when they lie in one cube of this side."""
-
-
-def _groups(query: PlacedPatches, tree: cKDTree, radius: Values) -> list[tuple[Indices, Indices]]:
-    """Queries of one view and one cube, each group with the tree's points within reach of any of them."""
-    key = np.column_stack([np.floor(query.points_mm / GROUP_MM).astype(np.int64), query.position[:, 0]])
+def _groups(query: PlacedPatches, tree: cKDTree, side: float, radius: Values) -> list[tuple[Indices, Indices]]:
+    """Queries of one cube of that side, each group with the tree's points within reach of any of them."""
+    key = np.floor(query.points_mm / side).astype(np.int64)
     order = np.lexsort(key.T)
     starts = np.flatnonzero((np.diff(key[order], axis=0) != 0).any(axis=1)) + 1
     groups = []
