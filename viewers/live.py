@@ -55,6 +55,11 @@ GAP = 0.25
 BUTTON = (72, 86, 102)
 FIELD_OF_VIEW = 0.75
 """Radians, of the height."""
+ON_A_PHONE = """<style>@media (max-width: 36em) {
+  .mantine-Paper-root[style*="max-height: 60%"] { max-height: 30% !important; width: 100% !important }
+  .mantine-Paper-root[style*="max-height: 60%"] div[style*="width: 20em"] { width: 100% !important }
+}</style>"""
+"""Viser lays its panel over the lower part of a narrow window: no higher than beneath the part, which scrolls in it."""
 PANEL_PIXELS = 560
 STEPS = 16
 """Pictures of a flight to a defect."""
@@ -361,7 +366,8 @@ class Viewer:
                 f"<br><small>drawn with {len(item.vertices_mm):,} of {item.original:,} points</small>" if less else ""
             )
             rows.append(f"<div style='overflow-wrap:anywhere'>{escape(item.name)}{verdict}{note}</div>")
-        return f"<div class='rad3d-names' style='padding:0.2em 1em;font-size:0.9em'>{''.join(rows)}</div>"
+        names = f"<div class='rad3d-names' style='padding:0.2em 1em;font-size:0.9em'>{''.join(rows)}</div>"
+        return ON_A_PHONE + names
 
     def _recolour(self) -> None:
         with self._lock, self.server.atomic():
