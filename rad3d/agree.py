@@ -11,11 +11,12 @@ from functools import cache
 
 import numpy as np
 
-from rad3d.arrays import Flags, Indices, Pose, Values
+from rad3d.arrays import Flags, Indices, Pose, Values, Vector
 from rad3d.geometry import inverse, transform_directions, transform_points
 from rad3d.icp import Poses, Samples
 from rad3d.query import Seen
 from rad3d.reference import JUDGED, Reference
+from rad3d.settle import upright
 
 COMPANY = 8
 """Neighbouring samples, of which most must be odd for one to count: an edge is odd along a line only."""
@@ -28,44 +29,49 @@ ROUNDS = 4
 """Times at most that every view is looked at again."""
 
 
-def agreed(queries: Sequence[Seen | str], poses: Sequence[Pose | None], reference: Reference) -> list[Pose | None]:
+def agreed(
+    queries: Sequence[Seen | str], homes: Sequence[tuple[Pose, Vector | None] | None], reference: Reference
+) -> list[Pose | None]:
     """The turns, each a symmetry of the part, that take one specimen's views where the others speak for them.
 
     Args:
         queries: the views.
-        poses: part_from_camera of each, one of those that symmetry makes equal; None = not known.
+        homes: part_from_camera of each, one of those that symmetry makes equal, and which way is up, as
+            `rad3d.settle.settled` gives them; None = not known.
         reference: the part with its symmetries.
 
     Returns:
         one turn per view; None = nothing odd tells. About an axis of revolution no turn leads its neighbours.
     """
     turns = reference.symmetries.exact
-    result: list[Pose | None] = [None] * len(poses)
+    result: list[Pose | None] = [None] * len(homes)
     if len(turns) == 1 or reference.symmetries.axis is not None:
         return result
     known = [
-        (i, query, pose)
-        for i, (query, pose) in enumerate(zip(queries, poses, strict=True))
-        if isinstance(query, Seen) and pose is not None
+        (i, query, *home)
+        for i, (query, home) in enumerate(zip(queries, homes, strict=True))
+        if isinstance(query, Seen) and home is not None
     ]
-    odd = [_odd(query, pose, reference) for _, query, pose in known]
-    if not any(len(one.there) for one in odd):
+    open_to = [upright(turns, up) for *_, up in known]
+    odd = [_odd(query, pose, reference) for _, query, pose, _ in known]
+    if all(some.sum() == 1 for some in open_to) or not any(len(one.there) for one in odd):
         return result
     back = np.stack([inverse(turn) for turn in turns])
 
     @cache
     def between(view: int, other: int, turn: int) -> Values:
         """(k,) what speaks for each turn of a view, beside another one that has its own."""
-        (_, mine, pose), (_, its, its_pose) = known[view], known[other]
+        (_, mine, pose, _), (_, its, its_pose, _) = known[view], known[other]
         told = odd[view].seen_by(its, back @ turns[turn] @ its_pose, reference)
         return np.asarray(told + odd[other].seen_by(mine, back[turn] @ turns @ pose, reference))
 
     def fits(view: int, others: Sequence[int], chosen: Indices) -> Values:
-        return np.asarray(sum(between(view, other, int(chosen[other])) for other in others))
+        told = sum(between(view, other, int(chosen[other])) for other in others)
+        return np.where(open_to[view], told, -np.inf)
 
     energy = np.array([len(one.there) for one in odd], float)
     chosen, leads = in_turn(energy, fits, SURE, np.zeros(len(known), bool))
-    for (i, _, _), turn, lead in zip(known, chosen, leads, strict=True):
+    for (i, *_), turn, lead in zip(known, chosen, leads, strict=True):
         result[i] = turns[turn] if lead >= SURE else None
     return result
 

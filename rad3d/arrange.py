@@ -23,7 +23,7 @@ from rad3d.reference import Reference
 from rad3d.register import Registration, nowhere, specimen_of, told_apart
 from rad3d.scan import Surface
 from rad3d.settings import FusionSettings
-from rad3d.settle import equivalents, settled
+from rad3d.settle import equivalents, settled, upright
 from rad3d.view import View
 
 MARKS = 6000
@@ -52,9 +52,9 @@ def arranged(
 ) -> Observation:
     """The specimen with each view in that one of its equivalent poses in which it agrees best with the others.
 
-    Views that were captured with poses, or fit in one pose only, stay as they are, and those that agree by their shape
-    are turned as that says. A view that fits in several poses which are not the same by symmetry counts only where it
-    agrees with others; else it shows nothing.
+    Views that were captured with poses, or fit in one pose only, stay as they are. Those that agree by their shape are
+    turned as that says, and from there only together. A view that fits in several poses which are not the same by
+    symmetry counts only where it agrees with others; else it shows nothing.
 
     Args:
         observation: the specimen.
@@ -64,17 +64,25 @@ def arranged(
         settings: which views judge a point.
     """
     trusted = [one for one in observation.registrations if one.trusted]
+    if len(trusted) < 2 or has_poses(observation.scan):
+        return observation
     shared = equivalents(reference)
-    turns = [_turns(one, shared) for one in trusted]
     tied = np.array([bool(one.rivals) for one in trusted])
-    if len(trusted) < 2 or not (len(shared) > 1 or tied.any()) or has_poses(observation.scan):
+    bound = np.array([one.turn is not None for one in trusted])
+    open_to = np.stack([upright(shared, one.up) for one in trusted])
+    open_to[bound] = open_to[bound].all(axis=0)
+    if not (open_to[:, 1:].any() or tied.any()):
         return observation
     marks = reference.target.samples.thinned(MARKS)
     everywhere = _places(shared, marks)
-    places = [everywhere if some is shared else _places(some, marks) for some in turns]
-    chosen, leads = _chosen(_told(observation, unusual, remembered, marks, settings), places, tied)
+    turns = [_turns(one, shared[some]) for one, some in zip(trusted, open_to, strict=True)]
+    places = [
+        everywhere[some] if free else _places(own, marks)
+        for own, some, free in zip(turns, open_to, ~(tied | bound), strict=True)
+    ]
+    chosen, leads = _chosen(_told(observation, unusual, remembered, marks, settings), places, tied, bound)
     lost = tied & (leads < SURE)
-    if not (chosen.any() or tied.any() or any(one.turn is not None for one in trusted)):
+    if not (chosen.any() or tied.any() or bound.any()):
         return observation
     placed = [
         one if out else _placed(one, some[number])
@@ -88,7 +96,7 @@ def _turns(registration: Registration, shared: Poses) -> Poses:
     if registration.rivals:
         back = inverse(registration.part_from_scan)
         return np.stack([np.eye(4), *(rival @ back for rival in registration.rivals)])
-    return shared if registration.turn is None else registration.turn[None]
+    return shared if registration.turn is None else shared @ registration.turn
 
 
 def _placed(registration: Registration, turn: Pose) -> Registration:
@@ -124,7 +132,7 @@ def told_by_others(
         if i in tied and isinstance(query, Seen):
             one = told_apart(query, was, specimen, reference)
             (home,) = settled([observation.scan.views[i]], [one.part_from_scan if one.trusted else None], reference)
-            registrations[i] = replace(one, trusted=True) if home is None else _from(one, home)
+            registrations[i] = replace(one, trusted=True) if home is None else _from(one, home[0])
         elif was.trusted:
             registrations[i] = _from(now, was.part_from_scan)
     trusted = [one for one in registrations if one.trusted]
@@ -206,20 +214,32 @@ def _average(values: np.ndarray) -> Values:
     return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))
 
 
-def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags) -> tuple[Indices, Values]:
+def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags, bound: Flags) -> tuple[Indices, Values]:
     """(v,) which turn each view takes, 0 = none unless `SURE`, and by how much it fits better there than anywhere else.
+
+    Those that are bound to each other take the same.
 
     >>> crack = np.array([[[9.0, 0.0, 0.0, np.nan]], [[np.nan, 0.0, 9.0, 0.0]]])  # one ring of four places, two views
     >>> ring = np.array([[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]])
-    >>> _chosen(crack, [ring, ring], np.zeros(2, bool))
+    >>> _chosen(crack, [ring, ring], np.zeros(2, bool), np.zeros(2, bool))
     (array([0, 2]), array([6., 6.]))
     """
+    units = [np.array([view]) for view in np.flatnonzero(~bound)]
+    units += [np.flatnonzero(bound)] if bound.any() else []
 
-    def fits(view: int, others: Sequence[int], chosen: Indices) -> Values:
-        turned = np.stack([told[other][:, places[other][chosen[other]]] for other in others])
-        return _fit(told[view][:, places[view]], turned)
+    def fits(unit: int, others: Sequence[int], chosen: Indices) -> Values:
+        if not others:
+            return np.zeros(len(places[units[unit][0]]))
+        placed = np.stack([told[view][:, places[view][chosen[other]]] for other in others for view in units[other]])
+        return np.asarray(sum(_fit(told[view][:, places[view]], placed) for view in units[unit]))
 
-    return in_turn(np.nansum(told**2, axis=(1, 2)), fits, SURE, tied)
+    energy, may_go = np.nansum(told**2, axis=(1, 2)), np.array([tied[unit].any() for unit in units])
+    of_unit = in_turn(np.array([energy[unit].sum() for unit in units]), fits, SURE, may_go)
+    number = np.zeros(len(told), int)
+    for index, unit in enumerate(units):
+        number[unit] = index
+    chosen, leads = (values[number] for values in of_unit)
+    return chosen, leads
 
 
 def _fit(turned: np.ndarray, placed: np.ndarray) -> Values:

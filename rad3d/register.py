@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rad3d.agree import agreed
-from rad3d.arrays import Points, Pose
+from rad3d.arrays import Points, Pose, Vector
 from rad3d.geometry import cross, inverse, transform_directions, transform_points
 from rad3d.icp import Poses, Samples, Target, refine_jointly
 from rad3d.query import SCAN_SAMPLES, Query, Seen, Whole, seen_of
@@ -58,6 +58,8 @@ class Registration:
         turn: symmetry of the part that takes a captured view from its pose, which is like that of all good specimens'
             views, to where it agrees with the specimen's other views on what is odd about its shape; None = they do not
             tell.
+        up: the way up from the table that a captured view shows, in the part frame, where the part has symmetries; None
+            where it shows none.
     """
 
     part_from_scan: Pose
@@ -70,6 +72,7 @@ class Registration:
     reason: str
     rivals: tuple[Pose, ...] = ()
     turn: Pose | None = None
+    up: Vector | None = None
 
 
 def register_surface(surface: Surface, reference: Reference, initial: Pose | None = None) -> Registration:
@@ -328,11 +331,11 @@ def register_views(views: Sequence[View], reference: Reference) -> list[Registra
             for result in results
         ]
     known = [result.part_from_scan if result.trusted else None for result in results]
-    taken = settled(views, known, reference)
-    turns = agreed(queries, taken, reference)
+    homes = settled(views, known, reference)
+    turns = agreed(queries, homes, reference)
     results = [
-        result if pose is None else replace(result, part_from_scan=pose, turn=turn)
-        for result, pose, turn in zip(results, taken, turns, strict=True)
+        result if home is None else replace(result, part_from_scan=home[0], up=home[1], turn=turn)
+        for result, home, turn in zip(results, homes, turns, strict=True)
     ]
     return _refined_together(queries, results, reference)
 
@@ -373,7 +376,8 @@ def _refined_together(
                 refined[index].part_from_scan,
                 [reference.inlier_mm] * 3,
             )
-            refined[index] = replace(_measured(query, reference, pose, refined[index].margin), turn=refined[index].turn)
+            was = refined[index]
+            refined[index] = replace(_measured(query, reference, pose, was.margin), up=was.up, turn=was.turn)
     return refined
 
 

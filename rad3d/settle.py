@@ -49,27 +49,44 @@ def up_to_symmetry(flags: Flags, surface: Surface, reference: Reference) -> Flag
     return result
 
 
-def settled(views: Sequence[View], poses: Sequence[Pose | None], reference: Reference) -> list[Pose | None]:
+def settled(
+    views: Sequence[View], poses: Sequence[Pose | None], reference: Reference
+) -> list[tuple[Pose, Vector | None] | None]:
     """The equivalent pose that each view takes: on the table like all others, and of those the nearest to identity.
 
     Args:
         views: of one specimen, each in its camera's frame.
         poses: part_from_camera; None = not known, or not by symmetry alone.
         reference: the part with its symmetries.
+
+    Returns:
+        for each known one the pose, and which way is up from the table in the part frame; None where no table is seen,
+        or the part has no symmetry.
     """
     turns, marks = equivalents(reference), reference.marks_mm
-    if len(turns) == 1:
-        return list(poses)
-    result: list[Pose | None] = []
+    result: list[tuple[Pose, Vector | None] | None] = []
     for view, pose in zip(views, poses, strict=True):
-        table = None if pose is None else support_of(view)
+        table = None if pose is None or len(turns) == 1 else support_of(view)
         if pose is None or table is None:
-            result.append(pose)
+            result.append(None if pose is None else (pose, None))
             continue
         choices = _lying(turns @ pose, table.normal)
         apart = [moved_mm(choice, marks) for choice in choices]
-        result.append(choices[int(np.argmin(apart))])
+        chosen = choices[int(np.argmin(apart))]
+        result.append((chosen, chosen[:3, :3] @ table.normal))
     return result
+
+
+def upright(turns: Poses, up: Vector | None) -> Flags:
+    """(k,) which turns leave a specimen on the side it lies on, for all views were taken of one; all if up is unknown.
+
+    >>> over = np.diag([1.0, -1.0, -1.0, 1.0])
+    >>> upright(np.stack([np.eye(4), over]), np.array([0.0, 0.0, 1.0])), upright(over[None], None)
+    (array([ True, False]), array([ True]))
+    """
+    if up is None:
+        return np.ones(len(turns), bool)
+    return np.asarray(turns[:, :3, :3] @ up @ up > np.cos(SAME_TABLE))
 
 
 def _lying(poses: Poses, up: Vector) -> Poses:

@@ -10,6 +10,7 @@ from rad3d.geometry import inverse, rotation_angle
 from rad3d.query import Seen, seen_of
 from rad3d.reference import Reference, build_reference
 from rad3d.register import register_views
+from rad3d.settle import upright
 from rad3d.symmetry import Symmetries
 
 PARTS = {"flange": ("hole",), "helical_gear": ("missing_feature",), "hex_nut": ("bulge",)}
@@ -67,7 +68,7 @@ def test_views_that_show_something_odd_lie_as_they_truly_do(part):
     ]
     assert tried
     for poses in tried:
-        found = agreed(queries, poses, reference)
+        found = agreed(queries, [(pose, None) for pose in poses], reference)
         assert apart(turned(found, poses), capture, telling) < 1e-3
         assert all(found[i] is not None for i in telling)
 
@@ -76,7 +77,22 @@ def test_views_of_a_good_specimen_and_unknown_ones_stay(part, good):
     (made, capture), reference = good, part[2]
     poses = scattered(made, capture, 0)
     assert not any(odd(query, pose, reference) for query, pose in zip(seen(capture), poses, strict=True))
-    assert agreed(seen(capture), [*poses[:-1], None], reference) == [None] * len(poses)
+    homes = [(pose, None) for pose in poses[:-1]]
+    assert agreed(seen(capture), [*homes, None], reference) == [None] * len(poses)
+
+
+def test_no_view_is_turned_onto_another_side_than_its_table_shows(part):
+    """Some were found lying on their backs: none is turned over, though what is odd would then agree."""
+    made, capture, reference = part
+    poses = scattered(made, capture, 0)
+    pairs = zip(poses, capture.cameras, strict=True)
+    ups = [(pose @ inverse(camera.part_from_camera))[:3, :3] @ [0.0, 0, 1] for pose, camera in pairs]
+    found = agreed(seen(capture), list(zip(poses, ups, strict=True)), reference)
+    assert any(turn is not None for turn in found)
+    assert all(turn is None or upright(turn[None], up)[0] for turn, up in zip(found, ups, strict=True))
+    free = agreed(seen(capture), [(pose, None) for pose in poses], reference)
+    turned_over = [turn is not None and not upright(turn[None], up)[0] for turn, up in zip(free, ups, strict=True)]
+    assert any(turned_over) == (not upright(np.stack(made.symmetries), np.array([0.0, 0, 1])).all())
 
 
 def test_what_no_camera_saw_is_not_gone(part, good):

@@ -111,6 +111,19 @@ def test_what_only_looks_unusual_decides_too(flange, scattered, reference, remem
     assert max(apart([turns_of(found, capture)[i] for i in shown])) < 1
 
 
+def test_no_view_is_turned_onto_another_side_than_its_table_shows(flange, scattered, reference, remembered):
+    _, capture = flange
+    unusual, telling = nothing_unusual(scattered), np.flatnonzero(sees_hole(*flange))
+
+    def lying(up):
+        return replace(scattered, registrations=tuple(replace(one, up=up) for one in scattered.registrations))
+
+    on_its_rim, on_its_face = lying(np.array([1.0, 0, 0])), lying(np.array([0.0, 0, 1]))
+    assert arranged(on_its_rim, unusual, remembered, reference, FUSION) is on_its_rim
+    found = arranged(on_its_face, unusual, remembered, reference, FUSION)
+    assert max(apart([turns_of(found, capture)[i] for i in telling])) < 1
+
+
 def test_known_poses_and_parts_without_symmetry_stay(scattered, reference, remembered):
     alone = replace(reference, symmetries=Symmetries(np.eye(4)[None], np.eye(4)[None]))
     unusual = nothing_unusual(scattered)
@@ -213,7 +226,7 @@ def test_no_view_would_rather_lie_elsewhere_once_all_have_their_place():
     would_turn = 0
     for seed in range(200):
         told = ring_seen(seed)
-        chosen, _ = _chosen(told, [RING] * 6, np.zeros(6, bool))
+        chosen, _ = _chosen(told, [RING] * 6, *np.zeros((2, 6), bool))
         turned = np.stack([told[view][:, RING[chosen[view]]] for view in range(6)])
         for view in range(6):
             fits = _fit(told[view][:, RING], np.delete(turned, view, axis=0))
@@ -225,5 +238,24 @@ def test_views_that_may_be_discarded_turn_no_other():
     tied = np.array([False, True, False, True, True, False])
     for seed in range(50):
         told = ring_seen(seed)
-        alone, _ = _chosen(told[~tied], [RING] * 3, np.zeros(3, bool))
-        assert _chosen(told, [RING] * 6, tied)[0][~tied].tolist() == alone.tolist()
+        alone, _ = _chosen(told[~tied], [RING] * 3, *np.zeros((2, 3), bool))
+        assert _chosen(told, [RING] * 6, tied, np.zeros(6, bool))[0][~tied].tolist() == alone.tolist()
+
+
+def test_views_that_agree_by_their_shape_turn_together_to_where_the_others_are():
+    """Three that show a dent tell how they lie to each other; a mark tells how they lie to three that do not."""
+    mark = np.zeros(12)
+    mark[[0, 4, 5]] = 8.0
+    told = np.full((6, 1, 12), np.nan)
+    for view in range(6):
+        seen = (np.arange(7) + 2 * view) % 12
+        told[view, 0, seen] = mark[seen]
+    bound = np.arange(6) >= 3
+    told[bound] = np.roll(told[bound], 5, axis=2)
+    chosen, leads = _chosen(told, [RING] * 6, np.zeros(6, bool), bound)
+    assert len(set(chosen[bound])) == 1
+    turned = np.array([told[view, 0, RING[chosen[view]]] for view in range(6)])
+    assert (np.nanmax(turned, axis=0) - np.nanmin(turned, axis=0)).max() == 0
+    assert (leads[bound] >= SURE).all()
+    alone = _chosen(told[bound], [RING] * 3, np.zeros(3, bool), np.ones(3, bool))[0]
+    assert not alone.any(), "whom nobody tells otherwise stay"
