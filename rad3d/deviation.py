@@ -127,6 +127,13 @@ class ReferenceShape:
         blocks = [points_mm[start : start + BLOCK] for start in range(0, len(points_mm), BLOCK)]
         return np.concatenate([np.empty(0), *each(self._measured.signed_distance, blocks)])
 
+    def encloses(self, points_mm: Points) -> Flags:
+        """(n,) which points lie inside; none of a surface that is not closed."""
+        low, high = self.surface.points_mm.min(axis=0), self.surface.points_mm.max(axis=0)
+        inside = ((points_mm > low) & (points_mm < high)).all(axis=1) & self.surface.is_closed
+        inside[inside] = self.signed_distance(points_mm[inside]) < 0
+        return np.asarray(inside)
+
 
 @dataclass(frozen=True, eq=False)
 class GoodDeviation:

@@ -313,10 +313,12 @@ def seen_of_part(scan: Scan, registrations: Sequence[Registration], shape: Refer
 
 
 def isolated(view: View, shape: ReferenceShape) -> View:
-    """The view with surface that is not the part's taken away."""
+    """The view with surface that is not the part's taken away; the floor of a hole in the part is its own."""
     assert view.points_mm is not None
     mask = view.mask
-    near = np.isfinite(shape.tree.query(view.points_mm[mask], distance_upper_bound=PART_MARGIN_MM, workers=-1)[0])
+    shown = view.points_mm[mask]
+    near = np.isfinite(shape.tree.query(shown, distance_upper_bound=PART_MARGIN_MM, workers=-1)[0])
+    near[~near] = shape.encloses(shown[~near])
     points = view.points_mm.copy()
     points[~mask] = np.nan
     rows, columns = np.nonzero(mask)

@@ -12,6 +12,7 @@ from rad3d.camera import Camera
 from rad3d.deviation import GONE_MM, GoodDeviation, ReferenceShape, gone, within_reach
 from rad3d.evidence import Remembered, _geometry
 from rad3d.geometry import look_at
+from rad3d.observe import isolated
 from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface, merged_surface
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
@@ -68,6 +69,23 @@ def test_distances_are_signed_by_side_and_measured_to_triangles_of_any_size(refe
     surface = mesh_scan(coarse).surface
     only = Surface(surface.points_mm, surface.normals, surface.areas_mm2)  # a cloud: along the nearest points' normals
     np.testing.assert_allclose(ReferenceShape(only).signed_distance(points[:1]), [0.25], atol=1e-6)
+
+
+def test_the_floor_of_a_deep_hole_is_the_parts_and_the_table_beside_it_is_not():
+    block = trimesh.creation.box(bounds=[(-20, -20, -8), (20, 20, 22)])
+    hole = trimesh.creation.box(bounds=[(-9, -9, 9), (9, 9, 30)])
+    (view,) = seen_by(block.difference(hole), (0, 1, 170))
+    shape = ReferenceShape(mesh_scan(block).surface)
+    floor = np.abs(view.points_mm[..., 2] - 9) < 0.1
+    assert shape.tree.query(view.points_mm[floor])[0].max() > 12
+    found = isolated(view, shape)
+    assert found.mask[floor].all()
+    beside = np.abs(view.points_mm[..., :2]).max(axis=-1) > 27
+    assert beside.any()
+    assert not found.mask[beside].any()
+    lid = replace(shape.surface, faces=shape.surface.faces[1:])
+    assert not lid.is_closed
+    assert not ReferenceShape(lid).encloses(view.points_mm[floor]).any(), "an open surface has no inside"
 
 
 def test_spread_is_known_where_two_specimens_have_surface():
