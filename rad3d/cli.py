@@ -540,7 +540,9 @@ def evaluate(
     retrieval: RetrievalSettings = RetrievalSettings(),  # noqa: B008
     root: Path | None = None,
     parts: tuple[str, ...] = (),
-    method: Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"] = "rad3d",
+    method: tuple[
+        Literal["rad", "rad-roi", "rad3d", "deviation", "mrad-tf", "mrad-ft", "mrad-clip", "rad3d+mrad"], ...
+    ] = ("rad3d",),
     auxiliary: Path | None = None,
     auxiliary_parts: tuple[str, ...] = (),
     same_part: bool = False,
@@ -560,7 +562,8 @@ def evaluate(
         retrieval: of rad and rad-roi, see `rad3d.settings`.
         root: the set, or one category of it; default `$RAD3D_DATA/<name>`.
         parts: only these categories.
-        method: rad as published, rad cropped to the part, rad3d, geometry alone, or with labels of other parts.
+        method: rad as published, rad cropped to the part, rad3d, geometry alone, or with labels of other parts; of
+            several, each has its folder in the output, and their means are compared.
         auxiliary: of the methods of MRAD: a labelled data set, or a folder of `rad3d fit --labelled`.
         auxiliary_parts: only these parts of it.
         same_part: the labels may be of a part that is judged too; then it is not zero-shot, and the table says so.
@@ -576,28 +579,33 @@ def evaluate(
     from rich.table import Table
 
     from rad3d.datasets.sample import Choice
+    from rad3d.evaluate import compare
     from rad3d.evaluate import evaluate as run
 
     choice = Choice(parts=parts, protocol=protocol, sensor=sensor, specimens=specimens, track=track)
-    result = run(
-        dataset,
-        output,
-        root=root,
-        choice=choice,
-        method=method,
-        settings=settings,
-        retrieval=retrieval,
-        memory=memory,
-        auxiliary=auxiliary,
-        auxiliary_parts=auxiliary_parts,
-        same_part=same_part,
-        skip_bad=skip_bad,
-        track=tracked,
-    )
-    header, *lines = result.rows()
-    table = Table("metric", *(escape(line[0]) for line in lines), title=escape(result.title))
-    for column, values in zip(header[1:], zip(*(line[1:] for line in lines), strict=True), strict=True):
-        table.add_row(column, *values)
+    several = len(method) > 1
+    results = [
+        run(
+            dataset,
+            output / name if several else output,
+            root=root,
+            choice=choice,
+            method=name,
+            settings=settings,
+            retrieval=retrieval,
+            memory=memory,
+            auxiliary=auxiliary,
+            auxiliary_parts=auxiliary_parts,
+            same_part=same_part,
+            skip_bad=skip_bad,
+            track=tracked,
+        )
+        for name in method
+    ]
+    header, *lines = compare(results, output) if several else zip(*results[0].rows(), strict=True)
+    table = Table("metric", *map(escape, header[1:]), title=None if several else escape(results[0].title))
+    for line in lines:
+        table.add_row(*line)
     Console().print(table)
     say(f"Tables, curves and predictions: {output}")
     return PASS

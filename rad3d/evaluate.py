@@ -5,6 +5,7 @@
     memory/           what was learned
     predictions/      one folder a test sample; a run that was killed continues behind the last one
     results.json .csv .md, curves/<part>.png .svg, worst.png
+`compare` sets the means of several such runs side by side.
 """
 
 import json
@@ -412,15 +413,41 @@ def write(result: Evaluation, output: Path) -> None:
     with atomic_file(output / "results.csv") as new, new.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     lines = [f"# {result.title} on {result.run['dataset']}", ""]
-    if len(rows) > 2:  # metrics downwards: there are more of them than parts
-        turned = list(zip(*rows, strict=True))
-        lines += ["| " + " | ".join(turned[0]) + " |", "|---" * len(turned[0]) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in turned[1:]]
-    lines += [
-        "",
-        "F1-max is chosen on the test set: an upper bound. Means are over the parts where a metric is defined.",
-    ]
+    if len(rows) > 2:
+        lines += _markdown(list(zip(*rows, strict=True)))  # metrics downwards: there are more of them than parts
+    lines += ["", _NOTE]
     if result.skipped:
         lines += ["", f"{len(result.skipped)} files could not be read and were left out."]
     with atomic_file(output / "results.md") as new:
         new.write_text("\n".join(lines) + "\n")
+
+
+def compare(results: Sequence[Evaluation], output: str | Path) -> list[list[str]]:
+    """Means over the parts of several methods on one data set, side by side: comparison.csv and comparison.md.
+
+    Args:
+        results: of each method.
+        output: the folder, which is made.
+
+    Returns:
+        the table as text: a line of titles, then one per metric.
+    """
+    import csv
+
+    metrics = list(dict.fromkeys(metric for one in results for metric in one.mean))
+    rows = [["mean of the parts", *(one.title for one in results)]]
+    rows += [[metric, *(_text(one.mean.get(metric)) for one in results)] for metric in metrics]
+    with atomic_file(Path(output) / "comparison.csv") as new, new.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    lines = [f"# Methods on {results[0].run['dataset']}", "", *_markdown(rows), "", _NOTE]
+    with atomic_file(Path(output) / "comparison.md") as new:
+        new.write_text("\n".join(lines) + "\n")
+    return rows
+
+
+_NOTE = "F1-max is chosen on the test set: an upper bound. Means are over the parts where a metric is defined."
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    header, *others = ("| " + " | ".join(row) + " |" for row in rows)
+    return [header, "|---" * len(rows[0]) + "|", *others]

@@ -1,5 +1,6 @@
 """Evaluation from files to tables: RAD as its authors compute it, resuming, bad input, and what counts."""
 
+import csv
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
+from rad3d import cli
 from rad3d import evaluate as module
 from rad3d.baselines import RAD_CROP, Rad
 from rad3d.datasets.sample import Choice, MaskFile, Sample, ViewFiles, image_size_hw
@@ -418,6 +420,31 @@ def test_geometry_alone_on_clouds(tmp_path):
     assert (np.ptp(sheet.astype(int), axis=2) > 20).sum() > 200, "with the dent in another colour"
     with pytest.raises(DatasetError, match="good samples"):
         evaluate("real3d", tmp_path / "none", root=cloud_set_without_training(tmp_path / "r"), method="deviation")
+
+
+def test_methods_side_by_side_from_one_command(tmp_path, capsys):
+    root = tmp_path / "data"
+    write_part(root / "gear", 1)
+    small = ["--encoder.input-hw", "112", "112", "--encoder.precision", "float32"]
+    out = tmp_path / "out"
+    call = ["evaluate", "mvtec3d", "--root", str(root), "--method", "rad", "rad-roi", *small, "-o", str(out)]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(call)
+    capsys.readouterr()
+    header, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table_of(out / "comparison.md"))
+    means = {name: json.loads((out / name / "results.json").read_text()) for name in ("rad", "rad-roi")}
+    assert header[1:] == [means[name]["title"] for name in means]
+    assert {row[0] for row in rows[1:]} == {*means["rad"]["mean"]} | {*means["rad-roi"]["mean"]}
+    for metric, *values in rows[1:]:
+        for value, one in zip(values, means.values(), strict=True):
+            expected = one["mean"].get(metric)
+            assert value in ("undefined", "") if expected is None else float(value) == pytest.approx(expected, abs=1e-4)
+    with (out / "comparison.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [header, *rows[1:]]
+
+
+def table_of(path):
+    return [line for line in path.read_text().splitlines() if line.startswith("|")]
 
 
 def cloud_set_without_training(root):
