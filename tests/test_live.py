@@ -583,8 +583,9 @@ def test_browser_shows_switches_and_flies(browser, served, tmp_path, pictures):
     tab.get_by_role("button", name="Save picture").wait_for()
     tab.screenshot(path=pictures / "live-390x844.png", timeout=PATIENCE_MS)
     panel = tab.locator(".mantine-Paper-root", has=tab.get_by_text("rad3d", exact=True)).bounding_box()
-    assert panel is not None and panel["y"] >= 0.69 * 844  # beneath the part, which stands in the middle
-    assert panel["x"] == 0 and panel["width"] == 390
+    assert panel is not None
+    assert panel["y"] >= 0.69 * 844, "beneath the part, which stands in the middle"
+    assert (panel["x"], panel["width"]) == (0, 390)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert wrong == []
     tab.close()
