@@ -42,7 +42,7 @@ class Clock:
 
 
 PART_MARGIN_MM = 6.0
-"""What lies further from the registered part than this is background; defects stand out less."""
+"""What lies further outside of the registered part than this is background; defects stand out less."""
 
 
 @dataclass(frozen=True, eq=False)
