@@ -182,10 +182,13 @@ def gather(
     raw = fuse(seen[1], "mean").score
     unjudged = _unjudged(observation.surface, remembered.shape, settings.verdict)
     deviation, geometry, told = _geometry(observation, remembered, settings.verdict, good)
-    # surface that no view shows is never good, but where its shape alone is anomalous that is told
-    unseen = np.where(geometry > ANOMALOUS, geometry, np.nan)
+    judged = told | ~unjudged
+    # Surface that no view shows is never good, but where its shape is anomalous, that is told. Not point by point, for
+    # of many noisy ones some always are, unless it is told there what is missing.
+    around = smoothing(observation.surface, np.isfinite(geometry) & judged)(geometry)
+    unseen = np.where(np.where(told, geometry, around) > ANOMALOUS, geometry, np.nan)
     score = np.where(np.isfinite(appearance.score), np.maximum(appearance.score, 0) + geometry, unseen)
-    score = np.where(unjudged & ~told, np.nan, score)
+    score = np.where(judged, score, np.nan)
     smooth = smoothing(observation.surface, np.isfinite(score))
     return Evidence(
         score=smooth(score).astype(np.float32),

@@ -5,17 +5,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 
 from rad3d import Inspector
 from rad3d.camera import Camera
 from rad3d.deviation import GONE_MM, GoodDeviation, ReferenceShape, gone, within_reach
-from rad3d.evidence import Remembered, _geometry
+from rad3d.evidence import PatchScores, Remembered, _geometry, gather
 from rad3d.geometry import look_at
 from rad3d.observe import isolated
+from rad3d.patches import Patches, Window
 from rad3d.render import renderer_for
 from rad3d.scan import Scan, Surface, merged_surface
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
+from rad3d.view import View
 
 TAB_MM = 8.0
 
@@ -198,6 +201,35 @@ def test_what_is_missing_is_told_at_the_surface_that_is_left(reference):
     assert not geometry(good, whole)[2].any()
     root = VerdictSettings(unjudged_boxes_mm=((14.0, -50, -50, 15.5, 50, 50),))
     assert geometry(good, root)[2].any()
+
+
+def test_noise_where_no_view_looks_is_not_anomalous_and_a_dent_there_is():
+    """Of a thousand noisy points some are always out; they must not be told without those beside them."""
+    x, y = np.meshgrid(np.arange(-15, 15, 0.25), np.arange(-10, 10, 0.25))
+    points = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1)
+    wall = Surface(points, np.tile([0.0, 0, 1], (len(points), 1)), np.full(len(points), 0.0625))
+    noise = np.random.default_rng(0).normal(0, 0.05, len(points))
+    dent = np.linalg.norm(points - [5, 3, 0], axis=1) < 2
+    remembered = Remembered(None, None, 0.0, ReferenceShape(wall), GoodDeviation(np.zeros((2, len(points)))), 0.05)
+    blind = View("nowhere", "captured", np.zeros((1, 1, 3), np.uint8), None, None, None)
+    empty = np.zeros((1, 1, 1, 3), np.float32)
+    window, features = Window(0, 0, 1, 1), torch.zeros(1, 1, 1, 1, 2)
+    patches = Patches(
+        features[:, :, 0, 0], features, empty, empty, empty[..., :2], empty[0, 0], (window,), np.arange(1)
+    )
+    nothing = PatchScores(*np.zeros((3, 1, 1, 1), np.float32))
+
+    def scores(distance_mm):
+        observation = SimpleNamespace(
+            surface=wall, views=(blind,), patches=patches, distance_mm=distance_mm, gone_mm=np.full(len(points), np.nan)
+        )
+        return gather(observation, nothing, remembered, Settings()).score
+
+    assert (np.abs(noise) > 3 * 0.05).sum() > 10
+    assert np.isnan(scores(noise)).all()
+    dented = scores(noise - 0.3 * dent)
+    assert (dented[dent] > 3).mean() > 0.9
+    assert np.isnan(dented[np.linalg.norm(points - [5, 3, 0], axis=1) > 3]).all()
 
 
 def test_a_part_that_lost_what_tells_its_poses_apart_fails():
