@@ -109,7 +109,7 @@ def surface_scores(
     furthest = tree.query(query.points_mm, k=[least], workers=-1)[0][:, 0]
     radius = np.maximum(settings.radius_mm, furthest * (1 + 1e-6)).astype(np.float32)
 
-    for members, near_rows in _groups(query, tree, settings.radius_mm, radius):
+    for members, near_rows in _groups(query, tree, radius):
         rows = kept[near_rows]
         near = cdist(query.points_mm[members], remembered.points_mm[rows]) <= radius[members, None]
         alike = near & _within(query.normals[members], remembered.normals[rows], settings.max_normal_angle)
@@ -163,9 +163,13 @@ def _within(a: Points, b: Points, angle: float) -> np.ndarray:
     return np.asarray(~(cdist(a, b) > 2 * np.sin(angle / 2)))
 
 
-def _groups(query: PlacedPatches, tree: cKDTree, side: float, radius: Values) -> list[tuple[Indices, Indices]]:
-    """Queries of one cube of that side, each group with the tree's points within reach of any of them."""
-    key = np.floor(query.points_mm / side).astype(np.int64)
+GROUP_MM = 8.0
+"""Queries are compared together when they lie in one cube of this side."""
+
+
+def _groups(query: PlacedPatches, tree: cKDTree, radius: Values) -> list[tuple[Indices, Indices]]:
+    """Queries of one cube each, with the tree's points within reach of any of them."""
+    key = np.floor(query.points_mm / GROUP_MM).astype(np.int64)
     order = np.lexsort(key.T)
     starts = np.flatnonzero((np.diff(key[order], axis=0) != 0).any(axis=1)) + 1
     groups = []

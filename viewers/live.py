@@ -59,7 +59,7 @@ ON_A_PHONE = """<style>@media (max-width: 36em) {
   .mantine-Paper-root[style*="max-height: 60%"] { max-height: 30% !important; width: 100% !important }
   .mantine-Paper-root[style*="max-height: 60%"] div[style*="width: 20em"] { width: 100% !important }
 }</style>"""
-"""Viser lays its panel over the lower part of a narrow window: no higher than beneath the part, which scrolls in it."""
+"""Viser lays its panel over up to 60 % of a narrow window; so high it stays beneath the part, and scrolls."""
 PANEL_PIXELS = 560
 STEPS = 16
 """Pictures of a flight to a defect."""
