@@ -254,7 +254,7 @@ class Inspectors:
         try:
             found = self._inspector.inspect(scan)
         except (RegistrationError, ScanError) as error:
-            return _failed(scan, str(error))
+            return _failed(scan, str(error), finds=True)
         return Prediction(
             score=found.score,
             complete=found.verdict != "incomplete",
@@ -294,7 +294,7 @@ class Deviation:
         try:
             found = register(scan, self._reference)
         except RegistrationError as error:
-            return _failed(scan, str(error))
+            return _failed(scan, str(error), finds=False)
         if scan.views:
             return self._of_views(scan, found)
         distance = np.abs(self._shape.signed_distance(scan.surface.moved(found[0].part_from_scan).points_mm))
@@ -395,15 +395,16 @@ def _with_maps(scan: Scan, found: Sequence[ViewScores]) -> tuple[ViewPrediction,
     )
 
 
-def _failed(scan: Scan, reason: str) -> Prediction:
-    """Nothing inspected: every labelled place counts as missed."""
+def _failed(scan: Scan, reason: str, *, finds: bool) -> Prediction:
+    """Nothing inspected: every labelled place counts as missed, and every defect if the method finds any."""
     views = tuple(
         ViewPrediction(view.name, np.nan, np.full((1, 1), np.nan, np.float32), WHOLE, part_of(view))
         for view in scan.views
     )
-    unknown = np.full(len(scan.vertices_mm), np.nan, np.float32)
-    points = None if scan.views else PointPrediction.of(scan, unknown)
-    return Prediction(np.nan, False, reason, views, points, centroids_mm=np.empty((0, 3)), defect_areas_mm2=np.empty(0))
+    unknown, none = np.full(len(scan.vertices_mm), np.nan, np.float32), np.zeros(len(scan.vertices_mm), int)
+    points = None if scan.views else PointPrediction.of(scan, unknown, none if finds else None)
+    places, areas = (np.empty((0, 3)), np.empty(0)) if finds else (None, None)
+    return Prediction(np.nan, False, reason, views, points, centroids_mm=places, defect_areas_mm2=areas)
 
 
 def _top_mean(scores: np.ndarray) -> float:

@@ -212,7 +212,9 @@ def _predict(
     runner.fit(train, output / "memory" / group, track, skipped.add)
     for sample in track(todo, "predicting"):
         try:
-            sample.load_view_labels()  # a damaged mask should be known now, not after all predictions
+            sample.load_view_labels()  # damaged labels should be known now, not after all predictions
+            if sample.labels is not None:
+                sample.load_point_labels()
             prediction = runner.predict(sample)
         except (ScanError, UnitError, DatasetError) as error:
             skipped.add(error, _key(sample))

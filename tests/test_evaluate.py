@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 
 from rad3d import cli
 from rad3d import evaluate as module
-from rad3d.baselines import RAD_CROP, Rad
+from rad3d.baselines import RAD_CROP, Rad, _failed
+from rad3d.datasets import load_samples
 from rad3d.datasets.sample import Choice, MaskFile, Sample, ViewFiles, image_size_hw
 from rad3d.encoder import Encoder, rad_input
 from rad3d.errors import DatasetError, ResultError, ScanError, SettingsError
@@ -420,6 +421,32 @@ def test_geometry_alone_on_clouds(tmp_path):
     assert (np.ptp(sheet.astype(int), axis=2) > 20).sum() > 200, "with the dent in another colour"
     with pytest.raises(DatasetError, match="good samples"):
         evaluate("real3d", tmp_path / "none", root=cloud_set_without_training(tmp_path / "r"), method="deviation")
+
+
+def test_damaged_point_labels_are_counted_too(tmp_path):
+    cloud_folder(tmp_path / "data")
+    (tmp_path / "data/test/dent/d.txt").write_text("0\n1\nbroken")
+    with pytest.raises((ScanError, DatasetError), match=r"d\.txt"):
+        evaluate("folder", tmp_path / "stop", root=tmp_path / "data", method="deviation")
+    result = evaluate("folder", tmp_path / "skip", root=tmp_path / "data", method="deviation", skip_bad=True)
+    assert list(result.skipped) == [str(tmp_path / "data/test/dent/d.txt")]
+    (values,) = result.parts.values()
+    assert (values["good specimens"], values["defective specimens"]) == (1, 0)
+
+
+@pytest.mark.parametrize("finds", [True, False])
+def test_a_specimen_that_failed_missed_its_defects(tmp_path, finds):
+    """Of one whose defect was found exactly, and one like it that could not be registered."""
+    dent = cloud_folder(tmp_path / "data")
+    (sample,) = (s for s in load_samples("folder", tmp_path / "data", Choice()) if s.label == 1)
+    scan = sample.load_scan()
+    found = PointPrediction.of(scan, dent.astype(np.float32), dent.astype(int))
+    exact = Prediction(1.0, points=found, centroids_mm=scan.vertices_mm[dent].mean(axis=0)[None],
+                       defect_areas_mm2=np.array([found.areas_mm2[dent].sum()]))  # fmt: skip
+    failed = _failed(scan, "not registered", finds=finds)
+    values = score_part([(sample, lambda: exact), (replace(sample, specimen="e"), lambda: failed)]).values
+    assert values["point F1 of found defects"] == pytest.approx(2 / 3 if finds else 1.0)
+    assert values["defect recall"] == (0.5 if finds else 1.0)
 
 
 def test_methods_side_by_side_from_one_command(tmp_path, capsys):
