@@ -518,11 +518,11 @@ def datasets(
 
 def check_dataset(root: Path, name: str | None, specimens: Path | None) -> int:
     """Print what would corrupt a result on a data set; the exit code says whether anything would."""
-    from rad3d.datasets.check import check
+    from rad3d.datasets.check import TRAPS, check
 
     findings = check(root, name, specimens, tracked)
     for finding in findings:
-        print(f"{finding.severity}: {finding.trap} ({finding.count})")
+        print(f"{finding.severity}: {finding.trap} ({finding.count}): {TRAPS[finding.trap][1]}")
         for file in finding.files[:SHOWN_FILES]:
             print(f"    {file}")
         if len(finding.files) > SHOWN_FILES:

@@ -799,7 +799,8 @@ def test_check_from_the_command_line(adam, mvtec, tmp_path_factory, capsys):
     assert run("datasets", "check", adam) == 0
     assert capsys.readouterr().out == "nothing found\n"
     assert run("datasets", "check", adam, "--specimens", file) == 1
-    assert "corrupts: specimen on both sides (1)\n    " in capsys.readouterr().out
+    said = "corrupts: specimen on both sides (1): the same piece, or the same file, trains and tests\n    "
+    assert said in capsys.readouterr().out
     assert run("datasets", "check", adam, "--dataset", "mvtec3d") == 1  # which has another unit
     assert "unit looks wrong" in capsys.readouterr().out
     assert run("datasets", "check", adam, "--dataset", "imagenet") == 2
