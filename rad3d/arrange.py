@@ -224,8 +224,8 @@ def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags, bound: 
     >>> _chosen(crack, [ring, ring], np.zeros(2, bool), np.zeros(2, bool))
     (array([0, 2]), array([6., 6.]))
     """
-    units = [np.array([view]) for view in np.flatnonzero(~bound)]
-    units += [np.flatnonzero(bound)] if bound.any() else []
+    _, number = np.unique(np.where(bound, len(bound), np.arange(len(bound))), return_inverse=True)
+    units = [np.flatnonzero(number == unit).tolist() for unit in range(number.max() + 1)]
 
     def fits(unit: int, others: Sequence[int], chosen: Indices) -> Values:
         if not others:
@@ -233,13 +233,9 @@ def _chosen(told: np.ndarray, places: Sequence[np.ndarray], tied: Flags, bound: 
         placed = np.stack([told[view][:, places[view][chosen[other]]] for other in others for view in units[other]])
         return np.asarray(sum(_fit(told[view][:, places[view]], placed) for view in units[unit]))
 
-    energy, may_go = np.nansum(told**2, axis=(1, 2)), np.array([tied[unit].any() for unit in units])
-    of_unit = in_turn(np.array([energy[unit].sum() for unit in units]), fits, SURE, may_go)
-    number = np.zeros(len(told), int)
-    for index, unit in enumerate(units):
-        number[unit] = index
-    chosen, leads = (values[number] for values in of_unit)
-    return chosen, leads
+    energy = np.bincount(number, weights=np.nansum(told**2, axis=(1, 2)))
+    chosen, leads = in_turn(energy, fits, SURE, np.bincount(number, weights=tied) > 0)
+    return chosen[number], leads[number]
 
 
 def _fit(turned: np.ndarray, placed: np.ndarray) -> Values:

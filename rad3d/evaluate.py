@@ -8,6 +8,7 @@
 `compare` sets the means of several such runs side by side.
 """
 
+import csv
 import json
 import logging
 import math
@@ -43,6 +44,7 @@ PUBLISHED: dict[tuple[str, str, str, str], dict[str, float]] = {
 }
 """Means over all categories as the authors print them, by data set, protocol, method and encoder."""
 ADAM_CATEGORIES = 23
+_NOTE = "F1-max is chosen on the test set: an upper bound. Means are over the parts where a metric is defined."
 
 
 @dataclass(frozen=True, eq=False)
@@ -407,13 +409,10 @@ def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def write(result: Evaluation, output: Path) -> None:
     """results.json, results.csv and results.md."""
-    import csv
-
     rows = result.rows()
     with atomic_file(output / "results.json") as new:
         new.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
-    with atomic_file(output / "results.csv") as new, new.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    _write_csv(rows, output / "results.csv")
     lines = [f"# {result.title} on {result.run['dataset']}", ""]
     if len(rows) > 2:
         lines += _markdown(list(zip(*rows, strict=True)))  # metrics downwards: there are more of them than parts
@@ -434,20 +433,19 @@ def compare(results: Sequence[Evaluation], output: str | Path) -> list[list[str]
     Returns:
         the table as text: a line of titles, then one per metric.
     """
-    import csv
-
     metrics = list(dict.fromkeys(metric for one in results for metric in one.mean))
     rows = [["mean of the parts", *(one.title for one in results)]]
     rows += [[metric, *(_text(one.mean.get(metric)) for one in results)] for metric in metrics]
-    with atomic_file(Path(output) / "comparison.csv") as new, new.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    _write_csv(rows, Path(output) / "comparison.csv")
     lines = [f"# Methods on {results[0].run['dataset']}", "", *_markdown(rows), "", _NOTE]
     with atomic_file(Path(output) / "comparison.md") as new:
         new.write_text("\n".join(lines) + "\n")
     return rows
 
 
-_NOTE = "F1-max is chosen on the test set: an upper bound. Means are over the parts where a metric is defined."
+def _write_csv(rows: Sequence[Sequence[str]], path: Path) -> None:
+    with atomic_file(path) as new, new.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:

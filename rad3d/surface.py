@@ -117,17 +117,18 @@ def surface_scores(
         enough = alike.sum(axis=1) >= least
         answers = np.where(enough[:, None], alike, near)
         answering = answers.any(axis=0)
-        asked, asking = torch.as_tensor(members), torch.as_tensor(rows[answering])
-        silent = torch.from_numpy(~answers[:, answering])
+        rows, silent = rows[answering], torch.from_numpy(~answers[:, answering])
+        asked, asking = torch.as_tensor(members), torch.as_tensor(rows)
         best, total = torch.zeros(len(members)), torch.zeros(silent.shape)
-        for layer in range(query.features.shape[1]):
+        layers = query.features.shape[1]
+        for layer in range(layers):
             keys = remembered.features[asking, layer].float()
             similarity = query.features[asked, layer].float() @ keys.T
             similarity.masked_fill_(silent, -torch.inf)
             best += similarity.amax(dim=1)
             total += similarity
-        raw[members] = (1 - best / query.features.shape[1]).numpy()
-        nearest[members] = rows[answering][total.argmax(dim=1).numpy()]
+        raw[members] = (1 - best / layers).numpy()
+        nearest[members] = rows[total.argmax(dim=1).numpy()]
     return SurfaceScores(raw, nearest)
 
 
