@@ -385,6 +385,8 @@ def view(
 ) -> int:
     """Show results, scans or a memory in the browser, side by side, until Ctrl-C.
 
+    The browser needs WebGL; where it has none, `rad3d report` writes a page with still pictures.
+
     Args:
         paths: folders written by `rad3d inspect` or `rad3d fit`, or scans.
         nominal: CAD of the part, drawn as a ghost.

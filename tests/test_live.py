@@ -33,14 +33,15 @@ from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores
 from rad3d.scan import Scan
 from rad3d.view import View
 from rad3d.viewers.colours import UNSEEN, mapped_colours, rgb
+from rad3d.viewers.display import thinned
 from rad3d.viewers.lighting import BRIGHTEST, FULL, before_tone_mapping
-from rad3d.viewers.pictures import overlay
+from rad3d.viewers.pictures import close_up, overlay
 from rad3d.viewers.segmenting import Segmenter
 
 pytest.importorskip("viser", reason="the extra `viewer` is not installed")
 import viser.transforms as vtf
 
-from rad3d.viewers.live import OWN_COLOUR, PANEL_PIXELS, serve, shown
+from rad3d.viewers.live import CLOUD_POINTS, OWN_COLOUR, PANEL_PIXELS, serve, shown
 
 PEAKS = ((np.array([20.0, 0, 0]), 4.0), (np.array([0, -20.0, 0]), 2.0))
 
@@ -232,11 +233,11 @@ def test_nominal_stands_where_each_item_was_before_registration(served):
         assert cKDTree(where).query(drawn.vertices_mm + offset)[0].max() < 1e-3
 
 
-def test_a_memory_is_shown_as_its_patches(served):
-    rng = np.random.default_rng(0)
-    points = rng.uniform(-10, 10, (3, 4, 5, 3)).astype(np.float32)
-    points[0, 0] = np.nan  # patches beside the part
-    memory = Memory(
+def remembered():
+    """A memory of two specimens, made up; five of its patches lie beside the part."""
+    points = np.random.default_rng(0).uniform(-10, 10, (3, 4, 5, 3)).astype(np.float32)
+    points[0, 0] = np.nan
+    return Memory(
         fingerprint="clip",
         specimens=tuple(Provenance(name, "gear", f"{name}.ply", "", "2026-01-01") for name in "ab"),
         specimen_index=np.array([0, 0, 1]),
@@ -248,6 +249,11 @@ def test_a_memory_is_shown_as_its_patches(served):
         directions=np.zeros((3, 3), np.float32),
         features=torch.zeros(3, 1, 4, 5, 2),
     )
+
+
+def test_a_memory_is_shown_as_its_patches(served):
+    memory = remembered()
+    points = memory.points_mm
     viewer = served([memory])
     (item,) = viewer.items
     assert item.name == "gear: 55 remembered patches"
@@ -315,6 +321,38 @@ def test_evidence_of_a_defect_is_shown_beside_the_good_patch(served):
     viewer._explain(0, item.defects[1])  # has none
     assert not viewer._patches.visible
     assert not viewer._compared.visible
+
+
+def test_what_is_shown_close_up_follows_the_slider(served):
+    item = inspection()
+    views = seen_from((80.0, 0.0, 0.0)), seen_from((0.0, -80.0, 0.0), "w")
+    views = tuple(replace(view, score=np.where(view.score > 1, np.linspace(1, 5, 64), 0.2)) for view in views)
+    pairs = tuple(PatchPair(k, "v", "good", "w", 0.25, np.full((20, 20, 3), 40 * k, np.uint8), None) for k in (1, 2))
+    # numbered otherwise than by their peaks, as where a defect was joined or judged: numbers are no names
+    swapped = tuple(replace(defect, id=3 - defect.id) for defect in item.defects[::-1])
+    near = np.stack([np.linalg.norm(item.vertices_mm - at, axis=1) < 4 for at, _ in PEAKS])
+    marked = replace(item.points, defect_id=np.select(list(near), [2, 1], 0).astype(np.int32))
+    item = replace(item, points=marked, defects=swapped, views=views, evidence=pairs, part_from_scan=np.eye(4))
+    viewer = served([item])
+    viewer.threshold.value = 2.5
+    ((_, worst),) = viewer.defects
+    assert worst.id == 1
+    viewer._explain(0, worst)
+    assert (viewer._patches.image[0, 0] == 80).all(), "the evidence found at its place, not the one of its number"
+    window = close_up(item, worst)[1]
+    outlined = overlay(views[0], 2.5)[window]
+    assert (outlined != overlay(views[0], 1.0)[window]).any()
+    times = viewer._image.image.shape[0] // outlined.shape[0]
+    np.testing.assert_array_equal(viewer._image.image[::times, ::times][:, -outlined.shape[1] :], outlined)
+    viewer.threshold.value = 1.5
+    assert not viewer._detail.visible, "it showed a defect of another segmentation"
+    viewer._show_views.value = True
+    (clicked,) = viewer._frames[0]._impl.click_cb
+    clicked.callback(None)
+    before = viewer._image.image.copy()
+    viewer.threshold.value = 3.0
+    assert viewer._detail.visible
+    assert (viewer._image.image != before).any()
 
 
 def test_all_anomalous_and_nothing_judged_are_shown(served):
@@ -408,6 +446,27 @@ def test_more_points_than_a_browser_draws_are_thinned(served):
     assert np.abs(sent.points - item.vertices_mm).max() < 1e-3
 
 
+def test_what_a_browser_draws_is_shared_by_all_items(served):
+    rng = np.random.default_rng(0)
+    clouds = [Scan(f"big {k}", vertices_mm=rng.uniform(0, 100, (400_000, 3))) for k in range(3)]
+    viewer = served(clouds)
+    assert all(100_000 < len(item.vertices_mm) <= 333_333 for item in viewer.items)
+    assert sum(sent.points.nbytes + sent.colors.nbytes for sent in viewer._drawn) < 20e6
+    assert viewer._heading().count("of 400,000 points") == 3
+
+
+def test_ten_million_points_are_thinned_and_their_peak_is_kept():
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((10_000_000, 3), np.float32)
+    vertices = 50 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    rank = np.zeros(len(vertices), np.float32)
+    rank[1234567] = 9.0
+    kept, faces = thinned(vertices, None, rank, CLOUD_POINTS)
+    assert faces is None
+    assert 300_000 < len(kept) <= CLOUD_POINTS
+    assert 1234567 in kept
+
+
 def test_own_colours_come_from_the_scan_while_it_is_there(tmp_path, caplog):
     item = replace(inspection(), source=str(tmp_path / "ball.ply"))
     assert OWN_COLOUR not in shown(item).colours  # the file is missing
@@ -439,6 +498,23 @@ def test_ends_cleanly_on_ctrl_c(tmp_path):
     assert "Traceback" not in rest
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_scan_and_a_memory_are_shown_from_the_command_line(tmp_path):
+    ball, memory = tmp_path / "ball.ply", tmp_path / "memory"
+    remembered().save(memory)
+    mesh = trimesh.creation.icosphere(2, radius=20)
+    write_ply(ball, np.asarray(mesh.vertices), np.asarray(mesh.faces))
+    port = free_port()
+    command = [sys.executable, "-m", "rad3d", "view", ball, memory, "--nominal", ball, "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        next(line for line in process.stderr if "showing at" in line)
+        with urlopen(f"http://127.0.0.1:{port}", timeout=60) as page:
+            assert b"<html" in page.read()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in rest
 
 
 def unregistered(name="lost"):
@@ -504,9 +580,9 @@ def drag_threshold(tab, viewer, value):
     tab.mouse.up()
 
 
-OVERLAPPING = """() => {
+OVERLAPPING = """(scene) => {
   const shown = [...document.querySelectorAll(
-    "canvas, button, input, img, table, [role=slider], .rad3d-names, .rad3d-legend, .rad3d-count")]
+    scene + "button, input, img, table, [role=slider], .rad3d-names, .rad3d-legend, .rad3d-count")]
     .filter((e) => e.checkVisibility({ opacityProperty: true, visibilityProperty: true }))
     .map((e) => [e, e.getBoundingClientRect()]).filter(([, r]) => r.width > 1 && r.height > 1);
   return shown.flatMap(([a, p], i) => shown.slice(i + 1).filter(([b, q]) =>
@@ -533,7 +609,7 @@ def test_nothing_overlaps_at_a_desk(browser, served, pictures):
     tab.wait_for_timeout(1000)  # the flight
     tab.screenshot(path=pictures / "live-1280x800.png", timeout=PATIENCE_MS)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert tab.evaluate(OVERLAPPING) == []
+    assert tab.evaluate(OVERLAPPING, "canvas, ") == []
     tab.close()
 
 
@@ -586,6 +662,7 @@ def test_browser_shows_switches_and_flies(browser, served, tmp_path, pictures):
     assert panel is not None
     assert panel["y"] >= 0.69 * 844, "beneath the part, which stands in the middle"
     assert (panel["x"], panel["width"]) == (0, 390)
+    assert tab.evaluate(OVERLAPPING, "") == [], "in the panel, which is laid over the scene"
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert wrong == []
     tab.close()

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 MESH_POINTS = 250_000
 CLOUD_POINTS = 1_000_000
-"""Vertices and points sent to the browser, so that a part stays under 20 MB."""
+"""Vertices and points sent to the browser, of all items together, so that a page stays under 20 MB."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANYWHERE = ("0.0.0.0", "::")
 OWN_COLOUR = "Own colour"
@@ -95,12 +95,18 @@ class Shown:
         return Outlook(self.vertices_mm, self.faces)
 
 
-def shown(item: Inspection | Scan | Memory, reach_mm: float | None = None) -> Shown:
-    """Prepare a result, a scan or a memory for display; `reach_mm` as for `quantities`."""
+def shown(item: Inspection | Scan | Memory, reach_mm: float | None = None, among: int = 1) -> Shown:
+    """Prepare a result, a scan or a memory for display.
+
+    Args:
+        item: what to show.
+        reach_mm: as for `quantities`.
+        among: how many items share what a browser draws.
+    """
     if isinstance(item, Inspection):
         _check_surface(item.specimen, item.vertices_mm)
         rank = np.nan_to_num(item.points.anomaly_score, nan=-np.inf)
-        kept, faces = _kept(item.vertices_mm, item.faces, rank)
+        kept, faces = _kept(item.vertices_mm, item.faces, rank, among)
         by_title = {
             q.title: Quantity(q.name, q.label, q.unit, q.scale, q.values[kept], q.low, q.high)
             for q in quantities(item, reach_mm)
@@ -127,14 +133,14 @@ def shown(item: Inspection | Scan | Memory, reach_mm: float | None = None) -> Sh
             where = [np.isfinite(points).all(axis=2) for points, _ in seen]
             vertices = np.concatenate([np.empty((0, 3)), *(p[w] for (p, _), w in zip(seen, where, strict=True))])
             own = np.concatenate([i[w] for (_, i), w in zip(seen, where, strict=True)]) if seen else None
-        return _plain(item.specimen, vertices, item.faces, own)
+        return _plain(item.specimen, vertices, item.faces, own, among)
     positions = item.points_mm.reshape(-1, 3)
     of_specimen = np.repeat(item.specimen_index, positions.shape[0] // max(len(item), 1))
     placed = np.isfinite(positions).all(axis=1)
     palette = np.stack([rgb(colour) for colour in CATEGORIES])
     colours = palette[of_specimen[placed] % len(palette)]
     part = item.specimens[0].part if item.specimens else "memory"
-    return _plain(f"{part}: {int(placed.sum()):,} remembered patches", positions[placed], None, colours)
+    return _plain(f"{part}: {int(placed.sum()):,} remembered patches", positions[placed], None, colours, among)
 
 
 def _shown_of(items: Sequence[Inspection | Scan | Memory]) -> list[Shown]:
@@ -143,7 +149,7 @@ def _shown_of(items: Sequence[Inspection | Scan | Memory]) -> list[Shown]:
     reach = deviation_reach([item for item in items if isinstance(item, Inspection)])
     for item in items:
         try:
-            displayed.append(shown(item, reach))
+            displayed.append(shown(item, reach, len(items)))
         except ResultError as error:
             log.warning("left out: %s", error)
             last = error
@@ -170,15 +176,15 @@ def _own_colours(inspection: Inspection) -> Colours | None:
     return scan.colours if same else None
 
 
-def _plain(name: str, vertices: Points, faces: Faces | None, own: Colours | None) -> Shown:
+def _plain(name: str, vertices: Points, faces: Faces | None, own: Colours | None, among: int) -> Shown:
     _check_surface(name, vertices)
-    kept, thin = _kept(vertices, faces, np.zeros(len(vertices)))
+    kept, thin = _kept(vertices, faces, np.zeros(len(vertices)), among)
     colours = np.full((len(kept), 3), 190, np.uint8) if own is None else own[kept]
     return Shown(name, vertices[kept].astype(np.float32), thin, {OWN_COLOUR: lambda: colours}, original=len(vertices))
 
 
-def _kept(vertices: Points, faces: Faces | None, rank: np.ndarray) -> tuple[np.ndarray, Faces | None]:
-    return thinned(vertices, faces, rank, CLOUD_POINTS if faces is None else MESH_POINTS)
+def _kept(vertices: Points, faces: Faces | None, rank: np.ndarray, among: int) -> tuple[np.ndarray, Faces | None]:
+    return thinned(vertices, faces, rank, (CLOUD_POINTS if faces is None else MESH_POINTS) // among)
 
 
 def serve(
@@ -190,6 +196,8 @@ def serve(
     block: bool = True,
 ) -> "Viewer":
     """Show results, scans and memories side by side; with `block` until Ctrl-C.
+
+    A browser without WebGL shows viser's notice of that and no part; `report.write_report` has pictures for it.
 
     Args:
         items: what to show; results without surface are left out, with a warning.
@@ -218,13 +226,14 @@ def serve(
         log.warning("port %d is taken, using %d", port, server.get_port())
     viewer = Viewer(server, displayed, nominal)
     elsewhere = f", elsewhere at http://{socket.gethostname()}:{server.get_port()}" if host in ANYWHERE else ""
-    log.info("showing at %s%s (Ctrl-C ends it)", viewer.url, elsewhere)
-    if block:
-        try:
+    try:
+        log.info("showing at %s%s (Ctrl-C ends it)", viewer.url, elsewhere)
+        if block:
             server.sleep_forever()
-        except KeyboardInterrupt:
-            log.info("viewer ended")
-        finally:
+    except KeyboardInterrupt:
+        log.info("viewer ended")
+    finally:
+        if block:
             viewer.stop()
     return viewer
 
@@ -343,6 +352,7 @@ class Viewer:
             self._show_views = gui.add_checkbox("Camera positions", False)
             self._show_views.on_update(lambda _: self._frusta())
         self._frames: list[Any] = []
+        self._explained: Callable[[], None] = self._nothing
         self._count = gui.add_html("")
         self._list = gui.add_folder("Defects", expand_by_default=True) if segmenters else None
         self._detail = gui.add_folder("Close up", expand_by_default=True, visible=False)
@@ -469,6 +479,8 @@ class Viewer:
                         button = gui.add_button(label, color=BUTTON)
                     button.on_click(self._going_to(index, defect))
                     self._entries.append(button)
+            self._frusta()
+            self._explained()
 
     def _going_to(self, index: int, defect: Defect) -> Callable[[Any], None]:
         def go(event: Any) -> None:
@@ -493,10 +505,15 @@ class Viewer:
             client.flush()
             threading.Event().wait(0.025)
 
+    def _nothing(self) -> None:
+        """No close up: none was asked for, or what it showed was a defect at another threshold."""
+        self._detail.visible = False
+
     def _explain(self, index: int, defect: Defect) -> None:
         """Measures and the part of a view that shows the defect, beside its heat map."""
-        inspection = self.items[index].inspection
+        inspection, segmenter = self.items[index].inspection, self.items[index].segmenter
         assert inspection is not None
+        assert segmenter is not None
         rows = "".join(
             f"<tr><td style='padding-right:1em;opacity:0.7'>{escape(name)}</td><td>{escape(value)}</td></tr>"
             for name, value in defect_measures(defect, inspection)
@@ -508,7 +525,7 @@ class Viewer:
         self._image.visible = found is not None
         if found is not None:
             view, window = found
-            self._image.image = _pair(view, inspection.threshold, window)
+            self._image.image = _pair(view, self._threshold_of(segmenter), window)
         compared = patch_pair(inspection, defect)
         self._compared.visible = self._patches.visible = compared is not None
         if compared is not None:
@@ -516,10 +533,12 @@ class Viewer:
             self._compared.content = _small(pair_caption(pair))
             self._patches.image = _enlarged(np.concatenate(pictures, axis=1))
         self._detail.visible = True
+        self._explained = self._nothing
 
     def _frusta(self) -> None:
         """The cameras of the views; a click shows the image and its heat map."""
-        assert self._show_views is not None
+        if self._show_views is None:
+            return
         with self._lock, self.server.atomic():
             for handle in self._frames:
                 handle.remove()
@@ -531,10 +550,10 @@ class Viewer:
                     self._frames.append(self._frustum(f"/view/{index}-{number_}", item, view, offset))
 
     def _frustum(self, name: str, item: Shown, view: ViewScores, offset: Vector) -> Any:
-        assert item.inspection is not None
+        segmenter = item.segmenter
+        assert segmenter is not None
         assert view.part_from_camera is not None
         assert view.intrinsics is not None
-        threshold = item.inspection.threshold
         wxyz, position = _stand(_scan_from_part(item) @ view.part_from_camera, offset)
         height, width = view.score.shape
         step = max(1, max(height, width) // 128)
@@ -543,19 +562,20 @@ class Viewer:
             fov=float(2 * np.arctan(height / 2 / view.intrinsics[1, 1])),
             aspect=width / height,
             scale=0.07 * self._radius,
-            image=overlay(view, threshold)[::step, ::step],
+            image=overlay(view, self._threshold_of(segmenter))[::step, ::step],
             format="jpeg",
             wxyz=wxyz,
             position=position,
         )
 
-        def show(_: object) -> None:
+        def show() -> None:
             self._words.content = f"<div style='padding:0 1em'>{escape(view_title(view.name))}</div>"
             self._compared.visible = self._patches.visible = False
-            self._image.image = _pair(view, threshold, (slice(None), slice(None)))
+            self._image.image = _pair(view, self._threshold_of(segmenter), (slice(None), slice(None)))
             self._image.visible = self._detail.visible = True
+            self._explained = show
 
-        handle.on_click(show)
+        handle.on_click(lambda _: show())
         return handle
 
     def _save_picture(self, event: Any) -> None:

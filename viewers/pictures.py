@@ -155,9 +155,13 @@ def close_up(
 
 
 def patch_pair(inspection: Inspection, defect: Defect) -> tuple[PatchPair, list[Image]] | None:
-    """What was compared for a defect, with its pictures: its patch and, where remembered, the good one, outlined."""
-    pair = next((pair for pair in inspection.evidence if pair.defect == defect.id), None)
-    if pair is None or defect not in inspection.defects:
+    """What was compared for a defect, with its pictures: its patch and, where remembered, the good one, outlined.
+
+    A defect that was segmented at another threshold has the patch of the inspection's own defect there.
+    """
+    known = defect.id if defect in inspection.defects else _found_there(inspection, defect)
+    pair = next((pair for pair in inspection.evidence if pair.defect == known), None)
+    if pair is None:
         return None
     pictures = []
     for image in (pair.image, pair.good_image):
@@ -167,6 +171,16 @@ def patch_pair(inspection: Inspection, defect: Defect) -> tuple[PatchPair, list[
             patch[2 * fifth : 3 * fifth, 2 * fifth : 3 * fifth] = True
             pictures.append(outlined(image, patch))
     return pair, pictures
+
+
+def _found_there(inspection: Inspection, defect: Defect) -> int:
+    """The id of the inspection's own defect that lies where another segmentation has this one; 0 without one."""
+    marked = np.flatnonzero(inspection.points.defect_id > 0)
+    if not len(marked):
+        return 0
+    away_mm = np.linalg.norm(inspection.vertices_mm[marked] - np.asarray(defect.centroid_mm), axis=1)
+    nearest = int(away_mm.argmin())
+    return int(inspection.points.defect_id[marked[nearest]]) if away_mm[nearest] <= defect.extent_mm[0] / 2 else 0
 
 
 def pair_caption(pair: PatchPair) -> str:
