@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,6 +16,7 @@ from skimage.color import rgb2lab
 from rad3d.camera import Camera
 from rad3d.errors import ResultError
 from rad3d.geometry import look_at
+from rad3d.memory import Memory, Provenance
 from rad3d.result import Defect, Inspection, PointScores, ViewScores
 from rad3d.viewers import figures
 from rad3d.viewers.colours import (
@@ -85,7 +87,7 @@ def test_contact_sheet_shows_image_and_heat_map(inspection, tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 3, 16])
 def test_contact_sheet_holds_every_view(inspection, count):
     views = tuple(replace(inspection.views[0], name=f"view {k}") for k in range(count))
-    figure = figures.contact_sheet_figure(replace(inspection, views=views))
+    figure = figures.contact_sheet_figure(replace(inspection, views=views)).figure
     titles = [text.get_text() for text in figure.texts]
     assert [title for title in titles if title.startswith("view")] == [view.name for view in views]
     paper = figure.axes[-1].images[0].get_array()
@@ -120,7 +122,7 @@ def test_contact_sheet_fits_its_pages(inspection, shapes, pages):
 def test_contact_sheet_keeps_the_shape_of_each_view(inspection):
     (view,) = inspection.views
     tall = replace(view, image=view.image.swapaxes(0, 1), score=view.score.T)
-    paper = figures.contact_sheet_figure(replace(inspection, views=(view, tall))).axes[-1].images[0].get_array()
+    paper = figures.contact_sheet_figure(replace(inspection, views=(view, tall))).images[0].get_array()
     drawn, _ = label((paper != 255).any(axis=2))
     sizes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in find_objects(drawn)]
     for (height, width), ratio in zip(
@@ -132,7 +134,7 @@ def test_contact_sheet_keeps_the_shape_of_each_view(inspection):
 def test_contact_sheet_says_what_was_not_inspected(inspection):
     (view,) = inspection.views
     lost = replace(view, name="lost", score=np.full((40, 60), np.nan, np.float32), part_from_camera=None)
-    figure = figures.contact_sheet_figure(replace(inspection, views=(lost, view)))
+    figure = figures.contact_sheet_figure(replace(inspection, views=(lost, view))).figure
     assert [text.get_text() for text in figure.texts][:2] == ["lost, not inspected", view.name]
 
 
@@ -253,14 +255,71 @@ def test_few_shot_curve_names_its_shots():
     assert len(ax.collections) == 1
 
 
-def test_memory_map_has_equal_axes():
-    positions = np.random.default_rng(0).uniform(0, 1, (50, 3)) * [100, 10, 1]
-    ax = figures.memory_map(positions, np.arange(50) % 3, camera_centres_mm=np.eye(3) * 90, surface_mm=positions)
-    assert "50 remembered patches of 3 views" in ax.get_title()
+def remembered(directions):
+    """A memory of two specimens and three views, made up; some of its patches lie beside the part."""
+    points = np.random.default_rng(0).uniform(0, 1, (3, 4, 5, 3)).astype(np.float32) * [100, 10, 1]
+    points[0, 0] = np.nan
+    return Memory(
+        fingerprint="clip",
+        specimens=tuple(Provenance(name, "gear", f"{name}.ply", "", "2026-01-01") for name in "ab"),
+        specimen_index=np.array([0, 0, 1]),
+        view_names=("u", "v", "w"),
+        descriptors=torch.zeros(3, 1, 2),
+        points_mm=points,
+        normals=points,
+        chroma=points[..., :2],
+        directions=np.asarray(directions, np.float32),
+        features=torch.zeros(3, 1, 4, 5, 2),
+    )
+
+
+def test_memory_map_shows_patches_and_from_where_they_were_seen(tmp_path):
+    memory = remembered(np.eye(3))
+    placed = memory.points_mm.reshape(-1, 3)[5:]
+    ax = figures.memory_map(memory, surface_mm=placed)
+    assert "55 remembered patches of 3 views" in ax.get_title()
     box = np.ptp([ax.get_xlim(), ax.get_ylim(), ax.get_zlim()], axis=1)
     assert np.ptp(box / ax.get_box_aspect()) == pytest.approx(0, abs=1e-6 * box.max())
-    far = figures.memory_map(positions, np.arange(50) % 3, camera_centres_mm=np.eye(3) * 9000)
-    assert np.ptp(far.get_xlim()) < 300  # the part fills its box
+    assert np.ptp(ax.get_xlim()) < 300  # the part fills its box
+    _, patches, cameras = ax.collections
+    np.testing.assert_allclose(np.stack(patches._offsets3d, axis=1), placed)
+    beside = np.stack(cameras._offsets3d, axis=1) - placed.mean(axis=0)
+    assert (beside.argmax(axis=1) == np.arange(3)).all()
+    assert len(np.unique(np.asarray(patches.get_array())[:15])) == 1  # a view's patches have one colour, its camera's
+    np.testing.assert_array_equal(np.unique(patches.get_array()), cameras.get_array())
+    same = Figure().add_subplot(projection="3d")
+    assert figures.memory_map(memory, ax=same) is same
+    same.figure.savefig(tmp_path / "map.svg")
+
+
+def test_deviations_are_counted_by_sign_and_none_is_lost(inspection):
+    rng = np.random.default_rng(0)
+    deviation = rng.normal(0.1, 0.05, len(inspection.points.deviation_mm)).astype(np.float32)
+    deviation[:3] = np.nan
+    deviation[3] = 9.0  # further than the last colour
+    settings = {"verdict": {"min_depth_mm": 0.15}}
+    item = replace(inspection, points=replace(inspection.points, deviation_mm=deviation), settings=settings)
+    ax = figures.deviation_histogram(item, 0.5)
+    (bars,) = ax.collections
+    corners = [path.vertices for path in bars.get_paths()]
+    assert sum(bar[:, 1].max() for bar in corners) == len(deviation) - 3
+    assert max(bar[:, 0].max() for bar in corners) == pytest.approx(0.5)
+    red, blue = (bars.get_facecolors()[[bar[:, 0].mean() * sign > 0.2 for bar in corners]] for sign in (1, -1))
+    assert (red[:, 0] > red[:, 2]).all()
+    assert (blue[:, 0] < blue[:, 2]).all()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    low, high = np.nanpercentile(deviation, [2.5, 97.5])
+    assert f"95 % from {low:.2g} to {high:.2g} mm" in labels
+    assert "least depth of a defect 0.15 mm" in labels
+    unknown = replace(item, points=replace(item.points, deviation_mm=np.full_like(deviation, np.nan)))
+    assert figures.deviation_histogram(unknown).get_legend() is None
+
+
+def test_contact_sheet_is_drawn_on_given_axes_too(inspection, tmp_path):
+    ax = Figure().subplots()
+    assert figures.contact_sheet_figure(inspection, ax=ax) is ax
+    written = np.asarray(Image.open(figures.contact_sheet(inspection, tmp_path / "sheet.png")))
+    np.testing.assert_array_equal(ax.images[0].get_array(), written)
 
 
 def test_histogram_counts_all_judged_points(inspection):

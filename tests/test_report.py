@@ -6,6 +6,7 @@ Results are synthetic here: a plate with a hub, scores made up as smooth noise w
 import html
 import json
 import re
+import time
 from base64 import b64decode
 from dataclasses import fields, replace
 from io import BytesIO
@@ -25,7 +26,8 @@ from rad3d.viewers.display import display_of, thinned
 from rad3d.viewers.exports import write_csv
 from rad3d.viewers.figures import contact_sheet
 from rad3d.viewers.measures import defect_measures, number
-from rad3d.viewers.pdf import pages_of, write_pdf
+from rad3d.viewers.pdf import _summary, pages_of, write_pdf
+from rad3d.viewers.pictures import close_up, overlay
 from rad3d.viewers.report import inspection_html, report_html, write_report
 
 PEAKS = (((22.0, 5.0, 5.0), 2.4), ((-12.0, 8.0, 5.0), 1.7))
@@ -243,6 +245,30 @@ def test_printed_pages_hold_every_measure_and_picture(failed):
     for picture in close:
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100  # neither blank nor in one colour
     assert [sum("view_" in text.get_text() for text in page.texts) for page in (views, more_views)] == [12, 2]
+    view, window = close_up(item, item.defects[0])
+    seen = np.concatenate([view.image[window], overlay(view, item.threshold)[window]], axis=1)
+    assert sum(picture.shape == seen.shape and (picture == seen).all() for picture in drawn) == 5
+    assert printed.count("beside its heat map") == 5
+
+
+def test_a_printed_summary_says_why(failed):
+    good = replace(inspection("good", peaks=()), reason="$no$ defect above the threshold")
+    page = _summary([failed, good], 0, "Lot 7")
+    said = [text.get_text() for text in page.texts]
+    assert "2 specimens: 1 fail, 1 pass" in said
+    for item in (failed, good):
+        assert item.reason in said
+    assert not any(text.get_parse_math() for text in page.texts)
+
+
+def test_deviations_have_a_histogram_where_there_are_any(failed):
+    assert "signed deviation [mm]" in report_html([failed])
+    charts = [ax for ax in pages_of(failed)[0].axes if ax.get_xlabel() == "signed deviation [mm]"]
+    assert len(charts) == 1
+    unknown = np.full_like(failed.points.deviation_mm, np.nan)
+    bare = replace(failed, points=replace(failed.points, deviation_mm=unknown))
+    assert "signed deviation [mm]" not in report_html([bare])
+    assert not any(ax.get_xlabel() == "signed deviation [mm]" for ax in pages_of(bare)[0].axes)
 
 
 def test_says_where_it_comes_from(failed):
@@ -368,6 +394,41 @@ def test_large_cloud_stays_small(tmp_path, failed):
     path = write_report([large], tmp_path / "large.html")
     assert path.stat().st_size < 15e6
     assert "of 210,000 points" in text_of(path.read_text())
+
+
+def test_a_large_mesh_with_views_and_defects_stays_small(tmp_path, failed):
+    """As full as a result gets: every vertex has scores of its own, which no compression makes small."""
+    mesh = trimesh.creation.icosphere(7, radius=40).subdivide()
+    rng, n = np.random.default_rng(1), len(mesh.vertices)
+    assert n > 200_000
+    score, noise = (rng.gamma(2, 0.1, n).astype(np.float32) for _ in range(2))
+    seen = rng.integers(1, 9, n).astype(np.int32)
+    pixels = rng.normal(120, 12, (448, 448, 3)).clip(0, 255).astype(np.uint8)  # noisier than any camera's
+    heat = rng.gamma(2, 0.3, (448, 448)).astype(np.float32)
+    views = tuple(replace(failed.views[0], name=f"{k:03d}", image=pixels, score=heat) for k in range(16))
+    large = replace(
+        failed,
+        vertices_mm=np.asarray(mesh.vertices),
+        faces=np.asarray(mesh.faces),
+        points=PointScores(score, noise, score / 3, seen, score - 0.2, noise, 0 * seen),
+        views=views,
+    )
+    assert large.defects
+    assert write_report([large], tmp_path / "large.html").stat().st_size < 15e6
+
+
+def test_fifty_specimens_make_one_file_that_can_be_sent(tmp_path, failed):
+    """Each with more views than are shown of it, noisier than any camera's."""
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(120, 12, (448, 448, 3)).clip(0, 255).astype(np.uint8)
+    heat = rng.gamma(2, 0.3, (448, 448)).astype(np.float32)
+    views = tuple(replace(failed.views[0], name=f"{k:03d}", image=pixels, score=heat) for k in range(16))
+    many = [replace(failed, specimen=f"part {k}", views=views) for k in range(50)]
+    start = time.process_time()
+    path = write_report(many, tmp_path / "many.html")
+    assert path.stat().st_size < 60e6
+    assert time.process_time() - start < 60
+    assert path.read_text().count('class="page specimen"') == 50
 
 
 def test_many_specimens_have_a_summary(failed):
@@ -627,6 +688,27 @@ def test_nothing_overlaps(opened, failed, tmp_path, pictures, size, scheme):
              .map(light).map((ink) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)); }"""
     )
     assert min(contrast) >= 4.5
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+def test_nothing_overlaps_in_the_summary(opened, failed, tmp_path, pictures, size):
+    long = replace(failed, specimen="a_long_name_of_a_specimen_" * 4, reason="17.3 % of the surface was judged; " * 5)
+    results = [failed, long, inspection("good", peaks=()), inspection("unseen", peaks=(), seen=False)]
+    tab = opened(write_report(results, tmp_path / "r.html"), size=size, ready="body[data-webgl]")
+    tab.screenshot(path=pictures / f"summary-{size[0]}x{size[1]}.png", full_page=True, timeout=PATIENCE_MS)
+    assert tab.locator(".list tbody tr").count() == 4
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    overlapping = tab.evaluate(
+        """() => [...document.querySelectorAll("#summary .list tr, #summary > *")].flatMap((row) => {
+             const cells = row.matches("tr") ? [...row.children].flatMap((cell) => [...cell.children]) : [row];
+             const beside = row.matches("tr") ? cells : [...row.parentElement.children];
+             return cells.flatMap((a) => beside.filter((b) => a !== b && !a.contains(b)).filter((b) => {
+               const [p, q] = [a, b].map((e) => e.getBoundingClientRect());
+               return Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
+                 && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1;
+             }).map((b) => a.outerHTML.slice(0, 60) + " / " + b.outerHTML.slice(0, 60))); })"""
+    )
+    assert overlapping == []
 
 
 def test_hostile_names_stay_text_in_a_browser(opened, failed, tmp_path):

@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as PilImage
 
-from rad3d.arrays import Image, Indices, Points, Values
-from rad3d.geometry import bounding_sphere, unit
+from rad3d.arrays import Image, Points, Values
+from rad3d.geometry import bounding_sphere
+from rad3d.memory import Memory
 from rad3d.result import Inspection, ViewScores, heat_colours
-from rad3d.viewers.colours import CATEGORIES, VERDICT_COLOURS, VERDICT_SYMBOLS, colour_stops
+from rad3d.viewers.colours import (
+    CATEGORIES,
+    VERDICT_COLOURS,
+    VERDICT_SYMBOLS,
+    colour_stops,
+    deviation_reach,
+    mapped_colours,
+)
 from rad3d.viewers.measures import number, short, view_title
 from rad3d.viewers.pictures import overlay
 
@@ -42,9 +50,16 @@ LEAST_BAR = 0.5
 """Where the bars of a histogram with a logarithmic axis begin."""
 
 
-def contact_sheet_figure(inspection: Inspection) -> "Figure":
-    """All views, each with its heat map beside it and the anomalous region outlined."""
-    return _pasted(*_sheet(inspection, _Grid.of(inspection.views)))
+def contact_sheet_figure(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axes":
+    """All views, each with its heat map beside it and the anomalous region outlined.
+
+    On `ax` it is one picture, words and all, as `contact_sheet` writes it; a figure of its own keeps words as text.
+    """
+    if ax is not None:
+        ax.set_axis_off()
+        ax.imshow(_contact_picture(inspection))
+        return ax
+    return _pasted(*_sheet(inspection, _Grid.of(inspection.views))).axes[-1]
 
 
 def contact_sheet_pages(inspection: Inspection, size: tuple[float, float]) -> list["Figure"]:
@@ -133,20 +148,24 @@ def _paste(paper: Image, picture: Image, box: tuple[float, float, float, float])
 
 def contact_sheet(inspection: Inspection, path: str | Path) -> Path:
     """Write the views with heat maps and outlines as one picture; the suffix chooses PNG, PDF or SVG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     path = Path(path)
     if path.suffix.lower() != ".png":
-        contact_sheet_figure(inspection).savefig(path)
+        _pasted(*_sheet(inspection, _Grid.of(inspection.views))).savefig(path)
         return path
+    PilImage.fromarray(_contact_picture(inspection)).save(path, compress_level=4, dpi=(SHEET_DPI, SHEET_DPI))
+    return path
+
+
+def _contact_picture(inspection: Inspection) -> Image:
+    """The contact sheet, drawn."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure, paper = _sheet(inspection, _Grid.of(inspection.views))
     figure.set_dpi(SHEET_DPI)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     # words and pictures lie beside each other on white, so the darker one is what is there
-    drawn = np.minimum(np.asarray(canvas.buffer_rgba())[..., :3], paper)
-    PilImage.fromarray(drawn).save(path, compress_level=4, dpi=(SHEET_DPI, SHEET_DPI))
-    return path
+    return np.minimum(np.asarray(canvas.buffer_rgba())[..., :3], paper)
 
 
 def _colour_bar(figure: "Figure", threshold: float, box: tuple[float, float, float, float]) -> None:
@@ -190,9 +209,6 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
 
     The highest score of each good specimen, where known, is a tick below: what is usual.
     """
-    from matplotlib.collections import PolyCollection
-    from matplotlib.ticker import NullLocator
-
     ax = _axes(ax, "", "anomaly score", "surface points")
     scores = inspection.points.anomaly_score
     scores = scores[np.isfinite(scores)]
@@ -202,13 +218,7 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
     high = 1.05 * high if high > 0 else 1.0
     counts, edges = np.histogram(scores, bins=60, range=(min(0.0, float(scores.min(initial=0))), high))
     colours = heat_colours((edges[:-1] + edges[1:]) / 2, inspection.threshold) / 255
-    # one collection: sixty bars of `ax.bar` take longer than the rest of the report's figures
-    left, right, floor = edges[:-1], edges[1:], np.full(len(counts), LEAST_BAR)
-    corners = np.array([[left, floor], [left, counts], [right, counts], [right, floor]]).transpose(2, 0, 1)
-    bars = PolyCollection(list(corners[counts > 0]), facecolors=colours[counts > 0], edgecolors=INK, linewidths=0.3)
-    ax.add_collection(bars, autolim=False)
-    ax.set_xlim(left[0], right[-1])
-    ax.set_ylim(LEAST_BAR, 1.2 * max(int(counts.max()), 1))
+    _bars(ax, counts, edges, colours)
     for level, name, style in zip(levels, ("region", "defect"), (":", "-"), strict=True):
         if np.isfinite(level):
             ax.axvline(level, color=INK, linewidth=1.2, linestyle=style, label=f"{name} threshold {number(level)}")
@@ -217,14 +227,57 @@ def score_histogram(inspection: Inspection, *, ax: "Axes | None" = None) -> "Axe
         # across the axis, where no bar hides them
         (ticks,) = ax.plot(good, np.zeros(len(good)), "|", color=CATEGORIES[0], label=label, clip_on=False, zorder=5)
         ticks.set(markersize=14, markeredgewidth=1.8, transform=ax.get_xaxis_transform())
+    ax.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK)
+    return ax
+
+
+def deviation_histogram(inspection: Inspection, reach_mm: float | None = None, *, ax: "Axes | None" = None) -> "Axes":
+    """How many surface points deviate by how much, in the colours of the deviation, with their middle 95 %.
+
+    Args:
+        inspection: with deviations.
+        reach_mm: the deviation of the last colour, by default `deviation_reach`; what is beyond counts at the ends.
+        ax: where to draw.
+    """
+    ax = _axes(ax, "", "signed deviation [mm]", "surface points")
+    values = inspection.points.deviation_mm
+    values = values[np.isfinite(values)]
+    reach = deviation_reach([inspection]) if reach_mm is None else reach_mm
+    counts, edges = np.histogram(np.clip(values, -reach, reach), bins=61, range=(-reach, reach))
+    middle = (edges[:-1] + edges[1:]) / 2
+    _bars(ax, counts, edges, mapped_colours(middle, -reach, reach, "diverging") / 255)
+    if not len(values):
+        return ax
+    ax.set_ylim(top=8 * counts.max())  # room for words over the bars
+    low, high = np.percentile(values, [2.5, 97.5])
+    label = f"95 % from {number(low, 2)} to {number(high, 2)} mm"
+    for place, said in ((low, label), (high, None)):
+        ax.axvline(place, color=INK, linewidth=1.2, linestyle=":", label=said)
+    least = inspection.settings.get("verdict", {}).get("min_depth_mm", 0.0)
+    for place, said in ((-least, f"least depth of a defect {number(least)} mm"), (least, None)) if least else ():
+        ax.axvline(place, color=INK, linewidth=1.2, label=said)
+    ax.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK)
+    return ax
+
+
+def _bars(ax: "Axes", counts: Values, edges: Values, colours: Values) -> None:
+    """A histogram with a logarithmic axis, each bar in its colour; says so where nothing was counted."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.ticker import NullLocator
+
+    # one collection: sixty bars of `ax.bar` take longer than the rest of the report's figures
+    left, right, floor = edges[:-1], edges[1:], np.full(len(counts), LEAST_BAR)
+    corners = np.array([[left, floor], [left, counts], [right, counts], [right, floor]]).transpose(2, 0, 1)
+    bars = PolyCollection(list(corners[counts > 0]), facecolors=colours[counts > 0], edgecolors=INK, linewidths=0.3)
+    ax.add_collection(bars, autolim=False)
+    ax.set_xlim(left[0], right[-1])
+    ax.set_ylim(LEAST_BAR, 1.2 * max(int(counts.max()), 1))
     if counts.any():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten would be typeset as formulas, which takes a second
         ax.yaxis.set_minor_locator(NullLocator())
     else:
         ax.text(0.5, 0.5, "nothing was inspected", transform=ax.transAxes, ha="center", color=INK)
-    ax.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK)
-    return ax
 
 
 def roc_curve(
@@ -338,20 +391,13 @@ def few_shot_curve(
     return ax
 
 
-def memory_map(
-    positions_mm: Points,
-    view_index: Indices,
-    *,
-    camera_centres_mm: Points | None = None,
-    surface_mm: Points | None = None,
-    ax: "Axes3D | None" = None,
-) -> "Axes3D":
+def memory_map(memory: Memory, *, surface_mm: Points | None = None, ax: "Axes3D | None" = None) -> "Axes3D":
     """Where on the part the remembered patches lie, and from where the views that brought them looked.
 
+    A view's patches and the triangle on its side of the part have one colour; no triangle is as far as its camera was.
+
     Args:
-        positions_mm: (n, 3) patch positions in the part frame.
-        view_index: (n,) view that each patch came from; its colour.
-        camera_centres_mm: (v, 3) of the views; drawn near the part on their side of it, not as far as they were.
+        memory: `Memory.load`, or `Inspector.memory`.
         surface_mm: (m, 3) points of the part, drawn faint.
         ax: axes with projection="3d".
     """
@@ -361,16 +407,19 @@ def memory_map(
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=(5, 4.6)).add_subplot(projection="3d")
-    views = int(view_index.max()) + 1 if len(view_index) else 0
+    positions = memory.points_mm.reshape(-1, 3)
+    view = np.repeat(np.arange(len(memory)), len(positions) // max(len(memory), 1))
+    placed = np.isfinite(positions).all(axis=1)
+    positions, view = positions[placed], view[placed]
     if surface_mm is not None:
         faint = surface_mm[:: max(1, len(surface_mm) // 4000)]
         ax.scatter(*faint.T, s=1, c="#cccccc", depthshade=False)
-    ax.scatter(*positions_mm.T, s=5, c=view_index, cmap="viridis", depthshade=False)
-    if camera_centres_mm is not None:
-        middle, radius = bounding_sphere(positions_mm.astype(float))
-        near = middle + 1.2 * radius * unit(camera_centres_mm - middle)
-        ax.scatter(*near.T, s=40, c=np.arange(len(near)), cmap="viridis", marker="^")
-    ax.set_title(f"{len(positions_mm):,} remembered patches of {views} views", size=10)
+    if len(positions):
+        ax.scatter(*positions.T, s=5, c=view, cmap="viridis", vmin=0, vmax=len(memory), depthshade=False)
+        middle, radius = bounding_sphere(positions.astype(float))
+        beside = middle + 1.2 * radius * memory.directions
+        ax.scatter(*beside.T, s=40, c=np.arange(len(memory)), cmap="viridis", vmin=0, vmax=len(memory), marker="^")
+    ax.set_title(f"{len(positions):,} remembered patches of {len(memory)} views", size=10)
     for name, axis in zip("xyz", (ax.xaxis, ax.yaxis, ax.zaxis), strict=True):
         axis.set_label_text(f"{name} [mm]")
     ax.set_aspect("equal")

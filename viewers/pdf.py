@@ -1,6 +1,7 @@
 """Results as a PDF to send on or print: the same content as the report, with rendered pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill, shorten, wrap
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,15 @@ from rad3d.files import atomic_file
 from rad3d.result import Inspection
 from rad3d.viewers.colours import VERDICT_COLOURS, VERDICT_SYMBOLS, Quantity, colour_stops, deviation_reach, rgb
 from rad3d.viewers.display import display_of
-from rad3d.viewers.figures import contact_sheet_pages, score_histogram
-from rad3d.viewers.measures import defect_measures, number, percent, short, worst_first
+from rad3d.viewers.figures import contact_sheet_pages, deviation_histogram, score_histogram
+from rad3d.viewers.measures import defect_measures, number, percent, short, view_title, worst_first
 from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
+    close_up,
     drawn,
     on_stage,
+    overlay,
     pair_caption,
     patch_pair,
 )
@@ -32,8 +35,10 @@ A4 = (8.27, 11.69)
 POINTS = 150_000
 POINTS_OF_ALL = 1_000_000
 """Vertices drawn of one specimen, and of all together, so that many specimens take no longer than people wait."""
-SPECIMENS_PER_PAGE = 40
-DEFECTS_PER_PAGE = 4
+SPECIMENS_PER_PAGE = 24
+ROW = 0.034
+"""Height of a specimen in the summary, as share of the page."""
+DEFECTS_PER_PAGE = 3
 LINES_PER_PAGE = 66
 MUTED = "#5b646e"
 
@@ -92,13 +97,14 @@ def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
     for x, name in zip(columns, ("Specimen", "Verdict", "Score", "Defects", "Coverage"), strict=True):
         _say(figure, x, 0.885, name, size=9, color=MUTED)
     for row, inspection in enumerate(results[start : start + SPECIMENS_PER_PAGE]):
-        y = 0.865 - 0.0205 * row
+        y = 0.865 - ROW * row
         verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict}"
         _say(figure, columns[0], y, short(inspection.specimen, 42), size=9)
         _say(figure, columns[1], y, verdict, size=9, color=VERDICT_COLOURS[inspection.verdict], weight="bold")
         cells = (number(inspection.score), str(len(inspection.defects)), percent(inspection.coverage))
         for x, cell in zip(columns[2:], cells, strict=True):
             _say(figure, x, y, cell, size=9)
+        _say(figure, columns[0], y - 0.016, short(inspection.reason, 118), size=7, color=MUTED)
     return figure
 
 
@@ -126,14 +132,16 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
             ax = figure.add_axes((0.08 + 0.425 * column, 0.615 - 0.22 * row, 0.42, 0.2))
             ax.imshow(side)
             ax.set_axis_off()
-    score_histogram(inspection, ax=figure.add_axes((0.14, 0.18, 0.75, 0.15)))
+    score_histogram(inspection, ax=figure.add_axes((0.14, 0.24, 0.75, 0.12)))
+    if np.isfinite(inspection.points.deviation_mm).any():
+        deviation_histogram(inspection, reach_mm, ax=figure.add_axes((0.14, 0.06, 0.75, 0.12)))
     pages = [figure]
     for start in range(0, len(inspection.defects), DEFECTS_PER_PAGE):
         figure = _page()
         _say(figure, 0.08, 0.96, f"Defects of {short(inspection.specimen, 40)}", size=13, weight="bold")
         shown_defects = inspection.defects[start : start + DEFECTS_PER_PAGE]
         for row, (defect, picture) in enumerate(zip(shown_defects, close[start:], strict=False)):
-            top = 0.92 - 0.22 * row
+            top = 0.92 - 0.3 * row
             ax = figure.add_axes((0.08, top - 0.16, 0.28, 0.16))
             ax.imshow(picture)
             ax.set_axis_off()
@@ -143,12 +151,27 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
             compared = patch_pair(inspection, defect)
             if compared is not None:
                 pair, images = compared
-                ax = figure.add_axes((0.68, top - 0.08, 0.24, 0.08))
-                ax.imshow(np.concatenate(images, axis=1))
-                ax.set_axis_off()
-                _say(figure, 0.68, top - 0.085, fill(pair_caption(pair), 48), size=6.5, color=MUTED)
+                _side_by_side(figure, top, images, pair_caption(pair))
+            found = close_up(inspection, defect)
+            if found is not None:
+                view, window = found
+                cut = replace(view, image=view.image[window], score=view.score[window])
+                _side_by_side(
+                    figure,
+                    top - 0.14,
+                    [cut.image, overlay(cut, inspection.threshold)],
+                    f"{view_title(view.name)}, beside its heat map",
+                )
         pages.append(figure)
     return pages
+
+
+def _side_by_side(figure: "Figure", top: float, pictures: Sequence[Image], said: str) -> None:
+    """Two pictures at the right of a defect, with what they are."""
+    ax = figure.add_axes((0.68, top - 0.078, 0.24, 0.078), anchor="NW")
+    ax.imshow(np.concatenate(pictures, axis=1))
+    ax.set_axis_off()
+    _say(figure, 0.68, top - 0.08, fill(said, 48), size=6.5, color=MUTED)
 
 
 def _scale(figure: "Figure", top: float, quantity: Quantity) -> None:

@@ -9,14 +9,14 @@ import base64
 import datetime
 import gzip
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib import resources
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from rad3d.files import atomic_file
 from rad3d.result import Defect, Inspection, versions
 from rad3d.viewers.colours import STAGE, UNSEEN, VERDICT_SYMBOLS, Quantity, colour_stops, deviation_reach
 from rad3d.viewers.display import Display, display_of
+from rad3d.viewers.figures import deviation_histogram, score_histogram
 from rad3d.viewers.measures import defect_measures, number, percent, view_title, worst_first
 from rad3d.viewers.pictures import (
     camera_of_defect,
@@ -38,6 +39,9 @@ from rad3d.viewers.pictures import (
     webp,
 )
 from rad3d.viewers.provenance import false_reject, provenance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 POINTS = 200_000
 """Vertices drawn of a single specimen; more specimens share `POINTS_OF_ALL`, so that the file stays small."""
@@ -103,6 +107,7 @@ def inspection_html(inspection: Inspection) -> str:
 def _specimen(inspection: Inspection, index: int, limit: int, views: int, reach_mm: float) -> dict[str, Any]:
     """Everything the template shows of one specimen."""
     shown: dict[str, Any] = {"stills": (), "defects": (), "scene": None}
+    deviates = bool(np.isfinite(inspection.points.deviation_mm).any())
     if len(inspection.vertices_mm):
         shown = _shown(inspection, limit, reach_mm)
     return {
@@ -116,7 +121,8 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int, reach_
         "coverage_total": percent(inspection.coverage_total),
         "least_coverage": inspection.settings.get("verdict", {}).get("min_coverage"),
         "false_reject": false_reject(inspection),
-        "histogram": _histogram(inspection),
+        "scores": _chart(lambda ax: score_histogram(inspection, ax=ax)),
+        "deviations": _chart(lambda ax: deviation_histogram(inspection, reach_mm, ax=ax)) if deviates else "",
         "views": _views(inspection, views),
         "views_left_out": max(len(inspection.views) - views, 0) if views else 0,
         "provenance": provenance(inspection),
@@ -247,15 +253,14 @@ def _quantity(quantity: Quantity, inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _histogram(inspection: Inspection) -> str:
+def _chart(draw: Callable[["Axes"], object]) -> str:
+    """A figure of the page, as SVG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from rad3d.viewers.figures import score_histogram
-
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         figure = Figure(figsize=(6.4, 2.5))
-        score_histogram(inspection, ax=figure.add_axes((0.12, 0.2, 0.86, 0.76)))
+        draw(figure.add_axes((0.12, 0.2, 0.84, 0.76)))
         file = StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
