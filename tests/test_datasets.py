@@ -331,6 +331,12 @@ def test_raw_sensors(raw):
         load_samples("adam3d", raw, Choice(sensor="LSRL"))
     (alone,) = load_samples("adam3d", raw, Choice(sensor="RealSense"))
     assert alone.split == "train"  # a single good specimen trains; nothing good is left to test
+    for specimen, seed in (("1M2_A_Good", 93), ("1M2_D_Hole", 94)):
+        adam_specimen(raw, specimen, "MechMind-LSRL", "LSRL", seed=seed)
+    lsrl = load_samples("adam3d", raw, Choice(sensor="LSRL"))
+    assert [(s.specimen, s.label) for s in lsrl] == [("1M2_A_Good", 0), ("1M2_D_Hole", 1)]
+    assert all("MechMind-LSRL" in str(view.image) for s in lsrl for view in s.views)
+    assert lsrl[1].load_view_labels()[0].mask.any()
 
 
 def test_raw_part_without_good_specimens_is_left_out(raw, caplog):
@@ -339,6 +345,23 @@ def test_raw_part_without_good_specimens_is_left_out(raw, caplog):
     assert "9X9" in caplog.text
     with pytest.raises(DatasetError, match="good specimens"):
         load_samples("adam3d", raw, Choice(parts=("9X9",)))
+
+
+def test_sets_are_listed_and_described_from_the_command_line(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["datasets", "list"])
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(DATASETS)
+    assert all("(" in line for line in listed), "licence and size"
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["datasets", "info", "mvtec3d"])
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(said) == ["title", "layout", "source", "licence", "size"]
+    assert "mvtec.com" in said["source"]
+    assert "CC BY-NC-SA" in said["licence"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["datasets", "info", "mvtec"])
+    assert "mvtec3d" in capsys.readouterr().err
 
 
 # --- clouds

@@ -239,6 +239,38 @@ def test_damaged_files_stop_the_run_or_are_counted(data, tmp_path, settings, bro
     assert json.loads((tmp_path / "skip/results.json").read_text())["skipped"] == [str(path)]
 
 
+def test_a_damaged_cloud_in_the_middle_of_a_set_is_named_and_counted(tmp_path, settings):
+    """Images are whole; the method that crops to the part needs the clouds beside them."""
+    write_part(tmp_path / "data" / "gear", 1)
+    y, x = np.mgrid[:H, :W] - np.array([H, W])[:, None, None] / 2
+    dome = np.sqrt(np.maximum(1 - (x / 26) ** 2 - (y / 22) ** 2, 0))
+    z = np.where(dome > 0, 0.35 - 0.02 * dome, 0.0)  # in metres; 0 = missing
+    cloud = np.stack([x * z / 350, y * z / 350, z], axis=2).astype(np.float32)
+    for image in (tmp_path / "data").rglob("rgb/*.png"):
+        path = image.parents[1] / "xyz" / f"{image.stem}.tiff"
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, cloud, photometric="rgb")
+    broken = tmp_path / "data/gear/test/hole/xyz/001.tiff"
+    broken.write_bytes(broken.read_bytes()[:4000])
+    options = {"root": tmp_path / "data", "method": "rad-roi", "settings": settings}
+    with pytest.raises((ScanError, DatasetError), match=r"001\.tiff"):
+        evaluate("mvtec3d", tmp_path / "stop", **options)
+    result = evaluate("mvtec3d", tmp_path / "skip", skip_bad=True, **options)
+    assert list(result.skipped) == [str(broken)]
+    assert (result.parts["gear"]["good specimens"], result.parts["gear"]["defective specimens"]) == (2, 1)
+
+
+def test_a_single_good_image_is_enough_to_compare_with_and_k_is_capped(tmp_path, settings):
+    write_part(tmp_path / "data" / "gear", 1)
+    for path in (tmp_path / "data/gear/train/good").rglob("*.png"):
+        if path.stem != "000":
+            path.unlink()
+    result = run(tmp_path / "data", tmp_path / "out", settings)
+    assert result.run["k_views"] == 1
+    assert 0 <= result.parts["gear"]["specimen AUROC"] <= 1
+    assert (result.parts["gear"]["good specimens"], result.parts["gear"]["defective specimens"]) == (2, 2)
+
+
 def test_one_class_only_is_undefined(tmp_path, settings):
     write_part(tmp_path / "data" / "gear", 1)
     write_part(tmp_path / "data" / "rack", 2, good=0)

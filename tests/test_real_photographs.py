@@ -66,8 +66,9 @@ def test_rad_finds_the_defects_on_real_tires(reference):
     assert roc_auc_score(labels, image_score(maps).numpy()) >= 0.75
     assert roc_auc_score(masks.ravel(), maps.numpy().ravel()) >= 0.98
 
-    # one image through the paper's loop, on the same features, in float32
+    # a good and two defective images through the paper's loop, on the same features, in float32
     keys = memory.features_of(np.arange(8)).float()
-    fast = patch_scores(query.features[0, :1], keys[:, :1], 1)
-    slow = reference.rad_patch_scores(query.features[0, :1].numpy(), keys[:, :1].numpy(), 1)
-    np.testing.assert_allclose(fast.numpy(), slow, atol=1e-5)
+    for image in (int(np.flatnonzero(~labels)[0]), *np.flatnonzero(labels)[[0, -1]].tolist()):
+        fast = patch_scores(query.features[image, :1], keys[:, :1], 1)
+        slow = reference.rad_patch_scores(query.features[image, :1].numpy(), keys[:, :1].numpy(), 1)
+        np.testing.assert_allclose(fast.numpy(), slow, atol=1e-5)
