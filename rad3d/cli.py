@@ -279,6 +279,7 @@ def demo(
     from rich.table import Table
 
     from rad3d import demo as demonstration
+    from rad3d.viewers.measures import percent
 
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     for name in demonstration.PARTS if all_ else (part,):
@@ -295,7 +296,7 @@ def demo(
                 ", ".join(defect.kind for defect in item.made.instances) or "nothing",
                 str(len(inspection.defects)),
                 f"{item.counts.matched} of {len(item.made.instances)}",
-                f"{inspection.coverage:.0%}",
+                percent(inspection.coverage),
             )
         console.print(table)
         console.print(f"A specimen fails above {inspector.threshold[0]:.1f}; {inspector.threshold[1].sentence()}.")

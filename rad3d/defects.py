@@ -109,7 +109,13 @@ def _links(surface: Surface, rows: Indices) -> _Links:
     return _Links(cell, csr_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(middle),) * 2))
 
 
-def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
+def joined(
+    labels: Indices,
+    points_mm: Points,
+    vanished_mm: Points,
+    reach_mm: float | Values = BLUR_MM,
+    most: float = JOIN_SIZE,
+) -> Indices:
     """Regions (n,) that the same piece of vanished surface connects, as one: both ends of a hole that was filled.
 
     A piece much larger than the regions it touches joins nothing: it may be what the scanner missed.
@@ -118,19 +124,21 @@ def joined(labels: Indices, points_mm: Points, vanished_mm: Points) -> Indices:
         labels: (n,) numbers of regions, 0 elsewhere.
         points_mm: (n, 3) of the specimen's surface.
         vanished_mm: (m, 3) points of the reference of which the specimen has nothing.
+        reach_mm: how near a region they touch; (m,) each or one for all.
+        most: a piece is at most so many times the size of a region; infinite where it is known to be gone.
     """
     rows = np.flatnonzero(labels)
     if labels.max(initial=0) < 2 or not len(vanished_mm):
         return labels
     piece = pieces(vanished_mm, LINK_MM)
     count = int(piece.max()) + 1
-    apart, nearest = cKDTree(points_mm[rows]).query(vanished_mm, distance_upper_bound=BLUR_MM, workers=-1)
+    apart, nearest = cKDTree(points_mm[rows]).query(vanished_mm, workers=-1)
     numbers = int(labels.max())
     size_of_piece = np.array([_size(vanished_mm[piece == number]) for number in range(count)])
     size_of_region = np.array([_size(points_mm[labels == number]) for number in range(1, numbers + 1)])
-    touching = np.flatnonzero(np.isfinite(apart))
+    touching = np.flatnonzero(apart <= reach_mm)
     regions_of = labels[rows[nearest[touching]]] - 1
-    fits = size_of_piece[piece[touching]] <= JOIN_SIZE * (size_of_region[regions_of] + LINK_MM)
+    fits = size_of_piece[piece[touching]] <= most * (size_of_region[regions_of] + LINK_MM)
     touching, regions_of = touching[fits], regions_of[fits]
     ends = np.stack([regions_of, numbers + piece[touching]])
     graph = csr_matrix((np.ones(ends.shape[1], bool), ends), shape=(numbers + count,) * 2)

@@ -12,7 +12,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Indices, Points, Values
-from rad3d.geometry import face_normals_areas, inverse, lengths, transform_points, unit
+from rad3d.geometry import cell_keys, face_normals_areas, inverse, lengths, transform_points, unit
 from rad3d.scan import Surface
 from rad3d.threads import each
 from rad3d.view import View
@@ -28,6 +28,8 @@ MIN_PIXELS = 5
 
 BLOCK = 1 << 12
 """Points measured at once: each takes some 4 kB, which is to stay in the processor's cache."""
+EVEN_MM = 0.7
+"""Radius over which distances are averaged before they are judged: a lone noisy point is no defect."""
 CANDIDATE_FACES = 8
 """Triangles tried per point: those with the nearest centroids, beside the largest at the nearest vertex."""
 
@@ -165,6 +167,44 @@ class GoodDeviation:
         spread = np.sqrt((np.where(known, kept - usual, 0) ** 2).sum(axis=0) / count)
         several = known.sum(axis=0) > 1
         return usual, np.where(several, spread, np.median(spread[several]) if several.any() else 0.0)
+
+
+def averaged(surface: Surface, values: Values, known: Flags | None = None) -> Values:
+    """The mean of the values (n,) by area over `EVEN_MM` around each known point, on its side of a wall; NaN elsewhere.
+
+    Points in one cube of a quarter of that share their mean, so that a dense scan costs no more than its surface.
+
+    Args:
+        surface: of n points.
+        values: of its points.
+        known: (n,) which of them count; all where None.
+    """
+    rows = np.arange(len(values)) if known is None else np.flatnonzero(known)
+    result = np.full(len(values), np.nan)
+    if not len(rows):
+        return result
+    points, normals, area = surface.points_mm[rows], surface.normals[rows], surface.areas_mm2[rows]
+    _, owner = np.unique(cell_keys(points, EVEN_MM / 4), return_inverse=True)
+
+    def summed(weights: Values) -> Values:
+        return np.asarray(np.bincount(owner, weights=weights))
+
+    weight = summed(area)
+    middle, normal = (
+        np.stack([summed(area * axis) for axis in vectors.T], axis=1) / weight[:, None] for vectors in (points, normals)
+    )
+    pairs = cKDTree(middle).query_pairs(EVEN_MM, output_type="ndarray")
+    pairs = pairs[np.einsum("ij,ij->i", normal[pairs[:, 0]], normal[pairs[:, 1]]) > 0]
+
+    def around(total: Values) -> Values:
+        """Each cube's sum and its neighbours'."""
+        result = total.copy()
+        for a, b in ((0, 1), (1, 0)):
+            result += np.bincount(pairs[:, a], weights=total[pairs[:, b]], minlength=len(total))
+        return result
+
+    result[rows] = (around(summed(area * values[rows])) / around(weight))[owner]
+    return result
 
 
 def on_reference(reference: Surface, surface: Surface, values: Values) -> Values:

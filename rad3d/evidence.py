@@ -1,16 +1,13 @@
 """What speaks against each point of a specimen's surface: appearance and geometry, each on the scale of good ones."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Indices, ScoreMap, Values
 from rad3d.backproject import back_project
-from rad3d.deviation import GoodDeviation, ReferenceShape
+from rad3d.deviation import GoodDeviation, ReferenceShape, averaged
 from rad3d.fusion import fuse
-from rad3d.geometry import cell_keys
 from rad3d.observe import Observation
 from rad3d.pigment import colour_scores
 from rad3d.scan import Surface
@@ -19,10 +16,6 @@ from rad3d.surface import PlacedPatches, surface_scores, usual_scores
 
 STRONGEST_INK = 6.0
 """Colour tells no more than this of a surface: a patch is wider than most ink, and its blur is not to outdo defects."""
-
-SMOOTH_MM = 0.7
-"""Radius over which the fused score is averaged: a lone noisy point is no defect."""
-
 
 SAME_COLOUR = 8
 """Colours that differ by no more in any channel (of 255) are the same."""
@@ -68,8 +61,8 @@ class Evidence:
             geometry alone, and only if it is anomalous.
         raw: fused 1 - cosine similarity.
         appearance: fused, in standard deviations of good specimens at that place.
-        geometry: |deviation| in standard deviations, averaged like the score.
-        deviation_mm: signed, to the good mean.
+        geometry: |deviation| in standard deviations, of the mean over `deviation.EVEN_MM` around.
+        deviation_mm: signed, to the good mean; of the point itself.
         agreement: share of views that find the point anomalous.
         views_seen: how many views see it.
     """
@@ -180,21 +173,16 @@ def gather(
     seen = back_project(observation.views, observation.patches, grids, observation.surface, settings.fusion)
     appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)
     raw = fuse(seen[1], "mean").score
-    unjudged = _unjudged(observation.surface, remembered.shape, settings.verdict)
-    deviation, geometry, told = _geometry(observation, remembered, settings.verdict, good)
-    judged = told | ~unjudged
-    # Surface that no view shows is never good, but where its shape is anomalous, that is told. Not point by point, for
-    # of many noisy ones some always are, unless it is told there what is missing.
-    around = smoothing(observation.surface, np.isfinite(geometry) & judged)(geometry)
-    unseen = np.where(np.where(told, geometry, around) > ANOMALOUS, geometry, np.nan)
-    score = np.where(np.isfinite(appearance.score), np.maximum(appearance.score, 0) + geometry, unseen)
-    score = np.where(judged, score, np.nan)
-    smooth = smoothing(observation.surface, np.isfinite(score))
+    deviation, geometry, judged = _geometry(observation, remembered, settings.verdict, good)
+    # Surface that no view shows is never good, but where its shape is anomalous, that is told.
+    unseen = np.where(geometry > ANOMALOUS, geometry, np.nan)
+    looks = averaged(observation.surface, np.maximum(appearance.score, 0), np.isfinite(appearance.score))
+    score = np.where(np.isfinite(looks), looks + geometry, unseen)
     return Evidence(
-        score=smooth(score).astype(np.float32),
+        score=np.where(judged, score, np.nan).astype(np.float32),
         raw=raw,
         appearance=appearance.score,
-        geometry=smooth(geometry).astype(np.float32),
+        geometry=np.where(judged & np.isfinite(score), geometry, np.nan).astype(np.float32),
         deviation_mm=deviation.astype(np.float32),
         agreement=appearance.agreement,
         views_seen=appearance.views_seen,
@@ -225,62 +213,30 @@ def _grid(observation: Observation, query: PlacedPatches, values: Values) -> Sco
 def _geometry(
     observation: Observation, remembered: Remembered, verdict: VerdictSettings, good: int | None
 ) -> tuple[Values, Values, Flags]:
-    """Signed deviation from the good mean (n,) in mm, its size in standard deviations, and where it tells what is gone.
+    """Signed deviation from the good mean (n,) in mm, its size in standard deviations, and where it is judged.
 
     What is gone from zones that are not judged is not told, and what is gone beside them is told within them too.
     """
     surface, shape = observation.surface, remembered.shape
+    judged = ~_unjudged(surface, shape, verdict)
+    # what deviates in a zone that is not judged is not to count beside it
+    even_mm = observation.even_mm if judged.all() else averaged(surface, observation.distance_mm, judged)
     usual, spread = remembered.usual_shape(good)
     _, nearest = shape.tree.query(surface.points_mm, workers=-1)
     deviation = observation.distance_mm - usual[nearest]
-    geometry = np.abs(deviation) / spread[nearest]
+    geometry = np.abs(even_mm - usual[nearest]) / spread[nearest]
     # what is missing has no surface of its own: it is told where the surface that there is comes nearest
-    judged = ~_unjudged(shape.surface, shape, verdict)
-    rows = np.flatnonzero(np.isfinite(observation.gone_mm) & remembered.deviation.known(without=good) & judged)
+    asked = ~_unjudged(shape.surface, shape, verdict)
+    rows = np.flatnonzero(np.isfinite(observation.gone_mm) & remembered.deviation.known(without=good) & asked)
     rows = rows[np.argsort(observation.gone_mm[rows])]  # of several at one point the last one stays, the furthest
     missing = -observation.gone_mm[rows] - usual[rows]
     _, at = surface.tree.query(shape.surface.points_mm[rows], workers=-1)
-    worse = np.abs(missing) / spread[rows] > geometry[at]
+    worse = ~(np.abs(missing) / spread[rows] <= geometry[at])
     at, missing, rows = at[worse], missing[worse], rows[worse]
-    deviation[at], geometry[at] = missing, np.abs(missing) / spread[rows]
-    told = np.zeros(len(deviation), bool)
-    told[at] = True
-    return deviation, geometry, told
-
-
-def smoothing(surface: Surface, known: Flags) -> Callable[[Values], Values]:
-    """What averages values (n,) of the known points by area over `SMOOTH_MM` on their side of a wall; NaN elsewhere.
-
-    Points in one cube of a quarter of that share their mean, so that a dense scan costs no more than its surface.
-    """
-    rows = np.flatnonzero(known)
-    if not len(rows):
-        return lambda values: np.full(len(values), np.nan)
-    points, normals, area = surface.points_mm[rows], surface.normals[rows], surface.areas_mm2[rows]
-    _, owner = np.unique(cell_keys(points, SMOOTH_MM / 4), return_inverse=True)
-
-    def summed(weights: Values) -> Values:
-        return np.asarray(np.bincount(owner, weights=weights))
-
-    weight = summed(area)
-    middle, normal = (
-        np.stack([summed(area * axis) for axis in vectors.T], axis=1) / weight[:, None] for vectors in (points, normals)
-    )
-    pairs = cKDTree(middle).query_pairs(SMOOTH_MM, output_type="ndarray")
-    pairs = pairs[np.einsum("ij,ij->i", normal[pairs[:, 0]], normal[pairs[:, 1]]) > 0]
-
-    def around(total: Values) -> Values:
-        """Each cube's sum and its neighbours'."""
-        result = total.copy()
-        for a, b in ((0, 1), (1, 0)):
-            result += np.bincount(pairs[:, a], weights=total[pairs[:, b]], minlength=len(total))
-        return result
-
-    weights = around(weight)
-
-    def smooth(values: Values) -> Values:
-        result = np.full(len(values), np.nan)
-        result[rows] = (around(summed(area * values[rows])) / weights)[owner]
-        return result
-
-    return smooth
+    if len(at):
+        lost = np.zeros(len(deviation))
+        lost[at] = np.abs(missing) / spread[rows]
+        together = averaged(surface, lost)[at] > ANOMALOUS  # a lone point is noise
+        at, missing = at[together], missing[together]
+        deviation[at], geometry[at], judged[at] = missing, lost[at], True
+    return deviation, geometry, judged

@@ -29,7 +29,7 @@ from rad3d.arrays import Flags, Mask, ScoreMap, Values
 from rad3d.backproject import completed, view_map
 from rad3d.calibration import FalseReject, p_value, point_threshold, specimen_threshold
 from rad3d.camera import Camera
-from rad3d.defects import deep_enough, joined, measure, regions
+from rad3d.defects import LINK_MM, deep_enough, joined, measure, regions
 from rad3d.deviation import REACH_MM, GoodDeviation, ReferenceShape, sided
 from rad3d.encoder import Encoder
 from rad3d.errors import MemoryFormatError, RegistrationError, ScanError, SettingsError
@@ -70,7 +70,7 @@ from rad3d.view import View
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +252,8 @@ class Inspector:
         if expert is not None:
             remembered_grids = np.concatenate([grid for grid in grids if grid is not None])
             chances = remembered_grids[tuple(PlacedPatches.of_memory(memory).position.T)]
-        least_mm = TOLERANCE_MM if alone else LEAST_DEVIATION_MM
+        scatter_mm = float(np.median([observation.scatter_mm for observation in observations]))
+        least_mm = max(scatter_mm, TOLERANCE_MM if alone else LEAST_DEVIATION_MM)
         remembered = remember(memory, patch_scores, shape, deviation, chances, least_mm)
         evidence = []
         for index, observation in enumerate(track(observations, "calibrating")):
@@ -350,8 +351,13 @@ class Inspector:
                 self.settings.verdict.min_area_mm2,
             )
             if labels.max(initial=0) > 1:
-                vanished = observation.vanished(self.shape) & self.deviation.known()
-                labels = joined(labels, observation.surface.points_mm, self.shape.surface.points_mm[vanished])
+                known, reference_mm = self.deviation.known(), self.shape.surface.points_mm
+                vanished = observation.vanished(self.shape) & known
+                labels = joined(labels, surface.points_mm, reference_mm[vanished])
+                # what is gone is told at the surface nearest to it, for a tooth also at the next ones
+                gone = np.isfinite(observation.gone_mm) & known
+                told_mm = observation.gone_mm[gone] + LINK_MM
+                labels = joined(labels, surface.points_mm, reference_mm[gone], told_mm, np.inf)
             points = PointScores(
                 anomaly_score=evidence.score,
                 raw_score=evidence.raw,
@@ -566,7 +572,7 @@ class Inspector:
                 chances=arrays.get("chances"),
                 log=read_log(folder),
                 folder=folder,
-                least_deviation_mm=header.get("least_deviation_mm", LEAST_DEVIATION_MM),
+                least_deviation_mm=header["least_deviation_mm"],
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise MemoryFormatError(

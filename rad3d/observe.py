@@ -4,13 +4,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from rad3d.arrays import Flags, Mask, Pose, Values
 from rad3d.camera import Camera
 from rad3d.coloured import turned_by_colour
-from rad3d.deviation import ReferenceShape, gone, on_reference
+from rad3d.deviation import ReferenceShape, averaged, gone, on_reference
 from rad3d.encoder import Encoder
 from rad3d.errors import RegistrationError, ScanError
 from rad3d.geometry import inverse, transform_directions, transform_points
@@ -69,12 +70,22 @@ class Observation:
 
     def on_reference(self, shape: ReferenceShape) -> Values:
         """(m,) signed deviation at the reference's points, NaN where nothing is known of them."""
-        deviation = on_reference(shape.surface, self.surface, self.distance_mm)
+        deviation = on_reference(shape.surface, self.surface, self.even_mm)
         return np.where(np.isnan(self.gone_mm), deviation, -self.gone_mm)
 
     def vanished(self, shape: ReferenceShape) -> Flags:
         """(m,) the reference's points of which the specimen has nothing, be they gone or buried."""
         return np.asarray(np.isnan(on_reference(shape.surface, self.surface, self.distance_mm)))
+
+    @cached_property
+    def even_mm(self) -> Values:
+        """(n,) the signed distance without the scatter of single points: see `deviation.averaged`."""
+        return averaged(self.surface, self.distance_mm)
+
+    @property
+    def scatter_mm(self) -> float:
+        """By how much a single point of the scan lies beside the surface that it is of: 1.48 times the median."""
+        return float(1.4826 * np.median(np.abs(self.distance_mm - self.even_mm)))
 
     @property
     def overlooked(self) -> tuple[Mask | None, ...]:

@@ -93,6 +93,8 @@ def show_table(inspections: Sequence["Inspection"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from rad3d.viewers.measures import percent
+
     table = Table("specimen", "verdict", "score", "threshold", "defects", "worst defect, or why none", "coverage")
     for inspection in inspections:
         table.add_row(
@@ -102,7 +104,7 @@ def show_table(inspections: Sequence["Inspection"]) -> None:
             f"{inspection.threshold:.2f}",
             str(len(inspection.defects)),
             Text(worst_of(inspection)),
-            f"{inspection.coverage:.0%}",
+            percent(inspection.coverage),
         )
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 

@@ -231,6 +231,23 @@ def test_both_ends_of_a_filled_hole_are_one_defect():
     np.testing.assert_array_equal(joined(labels, points, wall[wall[:, 2] < 1]), labels, "half the wall joins nothing")
 
 
+def test_what_is_gone_is_one_defect_wherever_it_is_told():
+    """Of a tooth that is gone its root tells, and the tips of the next two, which are nearest to its own tip."""
+    surface = plate()
+    labels = np.zeros(len(surface.points_mm), np.int32)
+    for number, x in enumerate((5, 14, 23), 1):
+        labels[patch(surface, x, 14, 2, 2)] = number
+    x, y = np.meshgrid(np.arange(6, 25, 0.5), np.arange(14, 16.1, 0.5))
+    tooth = np.stack([x.ravel(), y.ravel(), 4 - np.abs(x.ravel() - 15) / 3], axis=1)
+    gone_mm = np.linalg.norm(surface.points_mm[:, None] - tooth, axis=2).min(axis=0)
+    np.testing.assert_array_equal(joined(labels, surface.points_mm, tooth), labels, "it may only not have been seen")
+    found = joined(labels, surface.points_mm, tooth, gone_mm + 1, np.inf)
+    assert set(found[labels > 0]) == {1}
+    apart = np.concatenate([tooth[x.ravel() < 9], tooth[x.ravel() > 20]])
+    reach = np.concatenate([gone_mm[x.ravel() < 9], gone_mm[x.ravel() > 20]]) + 1
+    assert len(set(joined(labels, surface.points_mm, apart, reach, np.inf)[labels > 0])) == 3, "two pieces"
+
+
 def test_the_normal_of_a_defect_with_two_sides_is_that_of_its_peak():
     front, back = plate(z=4.0, up=1.0), plate(z=0.0, up=-1.0)
     both = two_sided(front, back)

@@ -19,10 +19,9 @@ from PIL import Image
 from rad3d import Inspector, Scan, load_result
 from rad3d.camera import Camera
 from rad3d.datasets.machine_elements import make_specimen
-from rad3d.deviation import ReferenceShape, on_reference
+from rad3d.deviation import ReferenceShape, averaged, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
-from rad3d.evidence import smoothing
-from rad3d.fitting import LEAST_DEVIATION_MM, TOLERANCE_MM, look_from, look_of, more_complete, seen_by, usable_together
+from rad3d.fitting import TOLERANCE_MM, look_from, look_of, more_complete, seen_by, usable_together
 from rad3d.geometry import look_at, random_rotation, transform_directions, transform_points, translation
 from rad3d.inspector import every_view, specimen_score
 from rad3d.patches import cut, place, windows_of
@@ -320,11 +319,11 @@ def test_one_good_specimen_is_enough_to_begin_with_and_says_what_it_cannot_know(
     single = Inspector.load(fitted.save(tmp_path / "memory"))
     assert single.remembered.deviation_floor_mm == fitted.remembered.deviation_floor_mm >= TOLERANCE_MM
     header = tmp_path / "memory" / "inspector.json"
-    written = json.loads(header.read_text())
-    del written["least_deviation_mm"]  # a memory of an earlier version keeps what it was calibrated with
-    header.write_text(json.dumps(written))
-    earlier = Inspector.load(tmp_path / "memory").remembered.deviation_floor_mm
-    assert LEAST_DEVIATION_MM <= earlier < TOLERANCE_MM
+    written = header.read_text()
+    header.write_text(json.dumps({**json.loads(written), "format_version": 3}))
+    with pytest.raises(MemoryFormatError, match="fit again"):  # its thresholds are of other scores
+        Inspector.load(tmp_path / "memory")
+    header.write_text(written)
     assert "one good specimen" in caplog.text
     rate = single.threshold[1]
     assert (rate.n_good, rate.guaranteed, rate.method) == (1, None, "extrapolated")
@@ -431,7 +430,7 @@ def test_nothing_judged_is_no_score_and_one_side_of_a_sheet_is_half_of_it(inspec
     once = on_reference(sheet, Surface(top, normals[: len(top)], np.full(len(top), 0.25)), x)
     assert np.isfinite(once[: len(top)]).all()
     assert np.isnan(once[len(top) :]).all()
-    both = smoothing(sheet, np.ones(len(points), bool))(np.concatenate([stained, np.zeros(len(top))]))
+    both = averaged(sheet, np.concatenate([stained, np.zeros(len(top))]))
     assert both[len(top) :].max() == 0
     assert both.max() == pytest.approx(10)
     assert np.isnan(specimen_score(SimpleNamespace(score=np.full(3, np.nan))))
