@@ -29,7 +29,7 @@ MIN_PIXELS = 5
 BLOCK = 1 << 12
 """Points measured at once: each takes some 4 kB, which is to stay in the processor's cache."""
 EVEN_MM = 0.7
-"""Radius over which distances are averaged before they are judged: a lone noisy point is no defect."""
+"""Radius over which distances and scores are averaged before they are judged: a lone noisy point is no defect."""
 CANDIDATE_FACES = 8
 """Triangles tried per point: those with the nearest centroids, beside the largest at the nearest vertex."""
 

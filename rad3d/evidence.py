@@ -231,7 +231,7 @@ def _geometry(
     rows = rows[np.argsort(observation.gone_mm[rows])]  # of several at one point the last one stays, the furthest
     missing = -observation.gone_mm[rows] - usual[rows]
     _, at = surface.tree.query(shape.surface.points_mm[rows], workers=-1)
-    worse = ~(np.abs(missing) / spread[rows] <= geometry[at])
+    worse = ~(np.abs(missing) / spread[rows] <= geometry[at])  # NaN where nothing else is judged
     at, missing, rows = at[worse], missing[worse], rows[worse]
     if len(at):
         lost = np.zeros(len(deviation))

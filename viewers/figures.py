@@ -165,7 +165,7 @@ def _contact_picture(inspection: Inspection) -> Image:
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     # words and pictures lie beside each other on white, so the darker one is what is there
-    return np.minimum(np.asarray(canvas.buffer_rgba())[..., :3], paper)
+    return np.asarray(np.minimum(np.asarray(canvas.buffer_rgba())[..., :3], paper))
 
 
 def _colour_bar(figure: "Figure", threshold: float, box: tuple[float, float, float, float]) -> None:

@@ -352,7 +352,7 @@ class Viewer:
             self._show_views = gui.add_checkbox("Camera positions", False)
             self._show_views.on_update(lambda _: self._frusta())
         self._frames: list[Any] = []
-        self._explained: Callable[[], None] = self._nothing
+        self._explained: Callable[[], None] = self._no_close_up
         self._count = gui.add_html("")
         self._list = gui.add_folder("Defects", expand_by_default=True) if segmenters else None
         self._detail = gui.add_folder("Close up", expand_by_default=True, visible=False)
@@ -505,7 +505,7 @@ class Viewer:
             client.flush()
             threading.Event().wait(0.025)
 
-    def _nothing(self) -> None:
+    def _no_close_up(self) -> None:
         """No close up: none was asked for, or what it showed was a defect at another threshold."""
         self._detail.visible = False
 
@@ -533,7 +533,7 @@ class Viewer:
             self._compared.content = _small(pair_caption(pair))
             self._patches.image = _enlarged(np.concatenate(pictures, axis=1))
         self._detail.visible = True
-        self._explained = self._nothing
+        self._explained = self._no_close_up
 
     def _frusta(self) -> None:
         """The cameras of the views; a click shows the image and its heat map."""
