@@ -234,9 +234,18 @@ def _mean(values: Values, weights: Values) -> float:
 
 def oriented_extent(points: Points) -> Points:
     """Sides (3,) of the box along the points' principal axes, largest first."""
-    centred = points - points.mean(axis=0)
+    corners = oriented_box(points)
+    return np.asarray(np.sort(np.linalg.norm(corners[[1, 2, 4]] - corners[0], axis=1))[::-1])
+
+
+def oriented_box(points: Points) -> Points:
+    """Corners (8, 3) of the box along the points' principal axes; of corner k, bit i says at which end of axis i."""
+    middle = points.mean(axis=0)
+    centred = points - middle
     _, _, axes = np.linalg.svd(centred, full_matrices=False) if len(points) > 2 else (0, 0, np.eye(3))
-    return np.asarray(np.sort(np.ptp(centred @ axes.T, axis=0))[::-1])
+    along = centred @ axes.T
+    far = np.arange(8)[:, None] >> np.arange(3) & 1
+    return np.asarray(middle + np.where(far, along.max(axis=0), along.min(axis=0)) @ axes)
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

@@ -57,7 +57,7 @@ def inspection(name="plate-1", peaks=PEAKS, cloud=False, seen=True, views=2):
         views_seen=np.where(judged, 3, 0).astype(np.int32),
         deviation_mm=np.where(judged, 0.1 * np.sin(vertices[:, 1] / 4), np.nan).astype(np.float32),
         geometry_score=np.where(judged, np.abs(np.sin(vertices[:, 1] / 4)), np.nan).astype(np.float32),
-        defect_id=(np.nan_to_num(score) > 1).astype(np.int32),
+        defect_id=np.where(np.nan_to_num(score) > 1, np.where(vertices[:, 0] > 5, 1, 2), 0).astype(np.int32),
     )
     caster, shots = RayCaster(vertices, np.asarray(mesh.faces)), []
     for k in range(views):
@@ -608,6 +608,29 @@ def test_part_is_drawn_recoloured_and_flown_to(opened, failed, tmp_path):
     assert np.linalg.norm(before - stage) > 30
     assert np.linalg.norm(after[0] - after[1]) < 4
     assert (np.abs(pixels(tab, tmp_path / "near.png") - deviation).max(axis=2) > 20).mean() > 0.1
+
+
+def test_boxes_stand_around_the_defects_when_asked_for(opened, failed, tmp_path):
+    page = report_html([failed])
+    scene = json.loads(re.search(r'class="scene">(.*?)</script>', page, re.S).group(1))
+    for found in scene["defects"]:
+        own, box = failed.vertices_mm[failed.points.defect_id == found["id"]], np.array(found["box"])
+        edges = box[[1, 2, 4]] - box[0]
+        along = (own - box[0]) @ edges.T / np.maximum((edges**2).sum(axis=1), 1e-9)
+        assert along.min() > -1e-2  # corners are rounded to a micrometre
+        assert along.max() < 1 + 1e-2
+        np.testing.assert_allclose(box[7], box[0] + edges.sum(axis=0), atol=5e-3)
+    tab = opened(write_report([failed], tmp_path / "r.html"), reduced_motion="reduce")
+    plain = pixels(tab, tmp_path / "plain.png")
+    tab.get_by_role("button", name="Boxes").press("Enter")
+    boxed = pixels(tab, tmp_path / "boxed.png")
+    lines = (boxed.max(axis=2) < 60) & (plain.max(axis=2) > 90)
+    assert lines.sum() > 60
+    tab.get_by_role("button", name="Boxes").click()
+    assert (np.abs(pixels(tab, tmp_path / "again.png") - plain).max(axis=2) > 60).mean() < 0.002
+    unknown = replace(failed, points=replace(failed.points, defect_id=0 * failed.points.defect_id))
+    tab = opened(write_report([unknown], tmp_path / "u.html"))
+    assert not tab.get_by_role("button", name="Boxes").is_visible()
 
 
 def test_markers_behind_the_part_are_faint(opened, failed, tmp_path):

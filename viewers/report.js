@@ -100,7 +100,7 @@
       lamp.position.set(-0.5, 0.9, 0.7);
       this.camera.add(lamp, lamp.target);
       this.world = new THREE.Scene();
-      this.world.add(this.camera, new THREE.AmbientLight(0xffffff, 0.82), this.surface(THREE));
+      this.world.add(this.camera, new THREE.AmbientLight(0xffffff, 0.82), this.surface(THREE), this.boxes(THREE));
       this.caster = new THREE.Raycaster();
       this.caster.params.Points.threshold = 0.01 * this.data.radius;
       this.page.classList.add("drawn");
@@ -118,6 +118,7 @@
       if (!this.renderer) return;
       this.watcher.disconnect();
       this.part.geometry.dispose();
+      this.frames.geometry.dispose();
       this.renderer.dispose();
       this.renderer.forceContextLoss();
       this.renderer.domElement.remove();
@@ -139,6 +140,17 @@
         this.part = new THREE.Points(geometry, new THREE.PointsMaterial({ vertexColors: true, size }));
       }
       return this.part;
+    }
+
+    // Around each defect; two corners whose numbers differ in one bit share an edge.
+    boxes(THREE) {
+      const ends = this.data.defects.flatMap(({ box }) => box.flatMap((corner, k) =>
+        [1, 2, 4].filter((bit) => !(k & bit)).flatMap((bit) => [...corner, ...box[k | bit]])));
+      const geometry = new THREE.BufferGeometry();
+      geometry.setAttribute("position", new THREE.BufferAttribute(Float32Array.from(ends), 3));
+      this.frames = new THREE.LineSegments(geometry, new THREE.LineBasicMaterial({ color: 0x111111 }));
+      this.frames.visible = this.boxed.getAttribute("aria-pressed") === "true";
+      return this.frames;
     }
 
     // Switches, legend and defect markers: ordinary elements, so that they can be read and reached by keyboard.
@@ -169,7 +181,19 @@
       const save = element("button", "save", "Save picture");
       save.type = "button";
       save.addEventListener("click", () => this.save());
-      this.plot.append(...this.markers, save);
+      this.boxed = element("button", "boxed", "Boxes");
+      this.boxed.type = "button";
+      this.boxed.title = "Boxes around the defects";
+      this.boxed.setAttribute("aria-pressed", "false");
+      this.boxed.hidden = !this.data.defects.some(({ box }) => box.length);
+      this.boxed.addEventListener("click", () => {
+        this.frames.visible = !this.frames.visible;
+        this.boxed.setAttribute("aria-pressed", String(this.frames.visible));
+        this.draw();
+      });
+      const tools = element("div", "tools");
+      tools.append(save, this.boxed);
+      this.plot.append(...this.markers, tools);
       this.stage.after(this.legend);
     }
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rad3d.defects import oriented_box
 from rad3d.errors import DependencyError, ResultError
 from rad3d.files import atomic_file
 from rad3d.result import Defect, Inspection, versions
@@ -215,11 +216,18 @@ def _scene(display: Display, inspection: Inspection) -> dict[str, Any]:
                 "at": list(d.centroid_mm),
                 "normal": list(d.normal),
                 "size": d.extent_mm[0],
+                "box": _box(inspection, d),
                 **_seen_from(display, d),
             }
             for d in inspection.defects
         ],
     }
+
+
+def _box(inspection: Inspection, defect: Defect) -> list[list[float]]:
+    """Corners of the box around a defect; none where the result does not know which vertices are its own."""
+    own = inspection.vertices_mm[inspection.points.defect_id == defect.id]
+    return np.round(oriented_box(own), 3).tolist() if len(own) else []
 
 
 def _seen_from(display: Display, defect: Defect) -> dict[str, Any]:
