@@ -148,7 +148,7 @@
         [1, 2, 4].filter((bit) => !(k & bit)).flatMap((bit) => [...corner, ...box[k | bit]])));
       const geometry = new THREE.BufferGeometry();
       geometry.setAttribute("position", new THREE.BufferAttribute(Float32Array.from(ends), 3));
-      this.frames = new THREE.LineSegments(geometry, new THREE.LineBasicMaterial({ color: 0x111111 }));
+      this.frames = new THREE.LineSegments(geometry, new THREE.LineBasicMaterial({ color: 0x0080ff }));
       this.frames.visible = this.boxed.getAttribute("aria-pressed") === "true";
       return this.frames;
     }

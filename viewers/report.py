@@ -268,7 +268,7 @@ def _chart(draw: Callable[["Axes"], object]) -> str:
 
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         figure = Figure(figsize=(6.4, 2.5))
-        draw(figure.add_axes((0.12, 0.2, 0.84, 0.76)))
+        draw(figure.add_axes((0.14, 0.2, 0.82, 0.76)))
         file = StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
