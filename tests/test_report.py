@@ -214,7 +214,8 @@ def with_every_measure(item, count=5):
 
 
 def test_words_of_a_printed_page_lie_apart_and_within_it(failed):
-    for page in pages_of(with_every_measure(traced(failed))):
+    long = with_every_measure(traced(failed))
+    for page in [*pages_of(long), _summary([long, failed, long], 0, "Lot 7")]:
         width, height = page.get_size_inches()
         assert (width, height) == pytest.approx((8.27, 11.69), abs=0.01)
         renderer = FigureCanvasAgg(page).get_renderer()

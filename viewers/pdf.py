@@ -38,6 +38,8 @@ POINTS_OF_ALL = 1_000_000
 SPECIMENS_PER_PAGE = 24
 ROW = 0.034
 """Height of a specimen in the summary, as share of the page."""
+LETTERS_OF_NAME = 34
+"""Of a specimen, that fit into its column of the summary."""
 DEFECTS_PER_PAGE = 3
 LINES_PER_PAGE = 66
 MUTED = "#5b646e"
@@ -99,7 +101,7 @@ def _summary(results: Sequence[Inspection], start: int, title: str) -> "Figure":
     for row, inspection in enumerate(results[start : start + SPECIMENS_PER_PAGE]):
         y = 0.865 - ROW * row
         verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict}"
-        _say(figure, columns[0], y, short(inspection.specimen, 42), size=9)
+        _say(figure, columns[0], y, short(inspection.specimen, LETTERS_OF_NAME), size=9)
         _say(figure, columns[1], y, verdict, size=9, color=VERDICT_COLOURS[inspection.verdict], weight="bold")
         cells = (number(inspection.score), str(len(inspection.defects)), percent(inspection.coverage))
         for x, cell in zip(columns[2:], cells, strict=True):
@@ -112,7 +114,7 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
     """Findings of one specimen, on as many pages as its defects need."""
     shown, close = _pictures(inspection, points, reach_mm) if len(inspection.vertices_mm) else ([], [])
     figure = _page()
-    verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
+    verdict, count = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}", len(inspection.defects)
     _say(figure, 0.08, 0.96, short(inspection.specimen, 42), size=16, weight="bold")
     _say(figure, 0.08, 0.93, verdict, size=14, weight="bold", color=VERDICT_COLOURS[inspection.verdict])
     _say(figure, 0.3, 0.928, fill(shorten(inspection.reason, 220, placeholder=" …"), 56), size=10)
@@ -121,7 +123,7 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
         0.08,
         0.865,
         f"Score {number(inspection.score)} (fails above {number(inspection.threshold)}), "
-        f"{len(inspection.defects)} defects, {percent(inspection.coverage)} of the inspectable\n"
+        f"{count} defect{'' if count == 1 else 's'}, {percent(inspection.coverage)} of the inspectable\n"
         f"and {percent(inspection.coverage_total)} of the whole surface judged",
         size=9,
         color=MUTED,
