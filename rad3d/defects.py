@@ -132,7 +132,8 @@ def joined(
         return labels
     piece = pieces(vanished_mm, LINK_MM)
     count = int(piece.max()) + 1
-    apart, nearest = cKDTree(points_mm[rows]).query(vanished_mm, workers=-1)
+    beyond = np.nextafter(np.max(reach_mm), np.inf)
+    apart, nearest = cKDTree(points_mm[rows]).query(vanished_mm, distance_upper_bound=beyond, workers=-1)
     numbers = int(labels.max())
     size_of_piece = np.array([_size(vanished_mm[piece == number]) for number in range(count)])
     size_of_region = np.array([_size(points_mm[labels == number]) for number in range(1, numbers + 1)])

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from rad3d import Inspector, Scan
 from rad3d.datasets.machine_elements import make_specimen
+from rad3d.memory import Memory, Provenance
 from rad3d.settings import EncoderSettings, Settings, ViewSettings
 
 SMALL = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
@@ -48,6 +51,25 @@ def good_scans() -> list[Scan]:
 def inspector(good_scans: list[Scan]) -> Inspector:
     """Fitted on them, with real features."""
     return Inspector.fit(good_scans, SMALL, part="bracket")
+
+
+@pytest.fixture
+def small_memory() -> Memory:
+    """Made up: two specimens, three views from along the axes; five of its sixty patches lie beside the part."""
+    points = np.random.default_rng(0).uniform(0, 1, (3, 4, 5, 3)).astype(np.float32) * np.float32([100, 10, 1])
+    points[0, 0] = np.nan
+    return Memory(
+        fingerprint="clip",
+        specimens=tuple(Provenance(name, "gear", f"{name}.ply", "", "2026-01-01") for name in "ab"),
+        specimen_index=np.array([0, 0, 1]),
+        view_names=("u", "v", "w"),
+        descriptors=torch.zeros(3, 1, 2),
+        points_mm=points,
+        normals=points,
+        chroma=points[..., :2],
+        directions=np.eye(3, dtype=np.float32),
+        features=torch.zeros(3, 1, 4, 5, 2),
+    )
 
 
 @pytest.fixture

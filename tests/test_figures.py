@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from matplotlib.figure import Figure
 from PIL import Image
@@ -16,7 +15,6 @@ from skimage.color import rgb2lab
 from rad3d.camera import Camera
 from rad3d.errors import ResultError
 from rad3d.geometry import look_at
-from rad3d.memory import Memory, Provenance
 from rad3d.result import Defect, Inspection, PointScores, ViewScores
 from rad3d.viewers import figures
 from rad3d.viewers.colours import (
@@ -255,28 +253,9 @@ def test_few_shot_curve_names_its_shots():
     assert len(ax.collections) == 1
 
 
-def remembered(directions):
-    """A memory of two specimens and three views, made up; some of its patches lie beside the part."""
-    points = np.random.default_rng(0).uniform(0, 1, (3, 4, 5, 3)).astype(np.float32) * [100, 10, 1]
-    points[0, 0] = np.nan
-    return Memory(
-        fingerprint="clip",
-        specimens=tuple(Provenance(name, "gear", f"{name}.ply", "", "2026-01-01") for name in "ab"),
-        specimen_index=np.array([0, 0, 1]),
-        view_names=("u", "v", "w"),
-        descriptors=torch.zeros(3, 1, 2),
-        points_mm=points,
-        normals=points,
-        chroma=points[..., :2],
-        directions=np.asarray(directions, np.float32),
-        features=torch.zeros(3, 1, 4, 5, 2),
-    )
-
-
-def test_memory_map_shows_patches_and_from_where_they_were_seen(tmp_path):
-    memory = remembered(np.eye(3))
-    placed = memory.points_mm.reshape(-1, 3)[5:]
-    ax = figures.memory_map(memory, surface_mm=placed)
+def test_memory_map_shows_patches_and_from_where_they_were_seen(small_memory, tmp_path):
+    placed = small_memory.points_mm.reshape(-1, 3)[5:]
+    ax = figures.memory_map(small_memory, surface_mm=placed)
     assert "55 remembered patches of 3 views" in ax.get_title()
     box = np.ptp([ax.get_xlim(), ax.get_ylim(), ax.get_zlim()], axis=1)
     assert np.ptp(box / ax.get_box_aspect()) == pytest.approx(0, abs=1e-6 * box.max())
@@ -288,7 +267,7 @@ def test_memory_map_shows_patches_and_from_where_they_were_seen(tmp_path):
     assert len(np.unique(np.asarray(patches.get_array())[:15])) == 1  # a view's patches have one colour, its camera's
     np.testing.assert_array_equal(np.unique(patches.get_array()), cameras.get_array())
     same = Figure().add_subplot(projection="3d")
-    assert figures.memory_map(memory, ax=same) is same
+    assert figures.memory_map(small_memory, ax=same) is same
     same.figure.savefig(tmp_path / "map.svg")
 
 

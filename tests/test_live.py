@@ -17,7 +17,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -27,7 +26,6 @@ from rad3d.camera import Camera
 from rad3d.defects import PEAK_SHARE
 from rad3d.errors import ResultError
 from rad3d.geometry import inverse, look_at, random_rotation, transform_points, translation
-from rad3d.memory import Memory, Provenance
 from rad3d.ply import write_ply
 from rad3d.result import Defect, Inspection, PatchPair, PointScores, ViewScores
 from rad3d.scan import Scan
@@ -233,28 +231,9 @@ def test_nominal_stands_where_each_item_was_before_registration(served):
         assert cKDTree(where).query(drawn.vertices_mm + offset)[0].max() < 1e-3
 
 
-def remembered():
-    """A memory of two specimens, made up; five of its patches lie beside the part."""
-    points = np.random.default_rng(0).uniform(-10, 10, (3, 4, 5, 3)).astype(np.float32)
-    points[0, 0] = np.nan
-    return Memory(
-        fingerprint="clip",
-        specimens=tuple(Provenance(name, "gear", f"{name}.ply", "", "2026-01-01") for name in "ab"),
-        specimen_index=np.array([0, 0, 1]),
-        view_names=("u", "v", "w"),
-        descriptors=torch.zeros(3, 1, 2),
-        points_mm=points,
-        normals=points,
-        chroma=points[..., :2],
-        directions=np.zeros((3, 3), np.float32),
-        features=torch.zeros(3, 1, 4, 5, 2),
-    )
-
-
-def test_a_memory_is_shown_as_its_patches(served):
-    memory = remembered()
-    points = memory.points_mm
-    viewer = served([memory])
+def test_a_memory_is_shown_as_its_patches(served, small_memory):
+    points = small_memory.points_mm
+    viewer = served([small_memory])
     (item,) = viewer.items
     assert item.name == "gear: 55 remembered patches"
     placed = points.reshape(-1, 3)[5:]
@@ -500,9 +479,9 @@ def test_ends_cleanly_on_ctrl_c(tmp_path):
         socket.create_connection(("127.0.0.1", port))
 
 
-def test_a_scan_and_a_memory_are_shown_from_the_command_line(tmp_path):
+def test_a_scan_and_a_memory_are_shown_from_the_command_line(small_memory, tmp_path):
     ball, memory = tmp_path / "ball.ply", tmp_path / "memory"
-    remembered().save(memory)
+    small_memory.save(memory)
     mesh = trimesh.creation.icosphere(2, radius=20)
     write_ply(ball, np.asarray(mesh.vertices), np.asarray(mesh.faces))
     port = free_port()

@@ -1,7 +1,6 @@
 """Results as a PDF to send on or print: the same content as the report, with rendered pictures."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from textwrap import fill, shorten, wrap
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
     close_up,
+    cut_out,
     drawn,
     on_stage,
     overlay,
@@ -114,7 +114,8 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
     """Findings of one specimen, on as many pages as its defects need."""
     shown, close = _pictures(inspection, points, reach_mm) if len(inspection.vertices_mm) else ([], [])
     figure = _page()
-    verdict, count = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}", len(inspection.defects)
+    verdict = f"{VERDICT_SYMBOLS[inspection.verdict]} {inspection.verdict.upper()}"
+    count = len(inspection.defects)
     _say(figure, 0.08, 0.96, short(inspection.specimen, 42), size=16, weight="bold")
     _say(figure, 0.08, 0.93, verdict, size=14, weight="bold", color=VERDICT_COLOURS[inspection.verdict])
     _say(figure, 0.3, 0.928, fill(shorten(inspection.reason, 220, placeholder=" …"), 56), size=10)
@@ -156,14 +157,9 @@ def _specimen(inspection: Inspection, points: int, reach_mm: float | None) -> li
                 _side_by_side(figure, top, images, pair_caption(pair))
             found = close_up(inspection, defect)
             if found is not None:
-                view, window = found
-                cut = replace(view, image=view.image[window], score=view.score[window])
-                _side_by_side(
-                    figure,
-                    top - 0.14,
-                    [cut.image, overlay(cut, inspection.threshold)],
-                    f"{view_title(view.name)}, beside its heat map",
-                )
+                cut = cut_out(*found)
+                pictures = [cut.image, overlay(cut, inspection.threshold)]
+                _side_by_side(figure, top - 0.14, pictures, f"{view_title(cut.name)}, beside its heat map")
         pages.append(figure)
     return pages
 

@@ -154,6 +154,11 @@ def close_up(
     return best
 
 
+def cut_out(view: ViewScores, window: tuple[slice, slice]) -> ViewScores:
+    """What of a view shows in a window, as `close_up` finds them."""
+    return replace(view, image=view.image[window], score=view.score[window])
+
+
 def patch_pair(inspection: Inspection, defect: Defect) -> tuple[PatchPair, list[Image]] | None:
     """What was compared for a defect, with its pictures: its patch and, where remembered, the good one, outlined.
 

@@ -178,10 +178,10 @@
         marker.addEventListener("click", () => this.fly(index));
         return marker;
       });
-      const save = element("button", "save", "Save picture");
+      const save = element("button", "", "Save picture");
       save.type = "button";
       save.addEventListener("click", () => this.save());
-      this.boxed = element("button", "boxed", "Boxes");
+      this.boxed = element("button", "", "Boxes");
       this.boxed.type = "button";
       this.boxed.title = "Boxes around the defects";
       this.boxed.setAttribute("aria-pressed", "false");

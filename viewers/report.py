@@ -10,7 +10,6 @@ import datetime
 import gzip
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib import resources
@@ -32,6 +31,7 @@ from rad3d.viewers.pictures import (
     camera_of_defect,
     cameras_of_part,
     close_up,
+    cut_out,
     drawn,
     overlay,
     pair_caption,
@@ -157,10 +157,9 @@ def _defect(inspection: Inspection, defect: Defect, picture: str) -> dict[str, A
     found = close_up(inspection, defect)
     seen: dict[str, str] = {}
     if found is not None:
-        view, window = found
-        cut = replace(view, image=view.image[window], score=view.score[window])
+        cut = cut_out(*found)
         seen = {
-            "view": view_title(view.name),
+            "view": view_title(cut.name),
             "image": _picture(cut.image, 200),
             "heat": _picture(overlay(cut, inspection.threshold), 200),
         }
