@@ -8,7 +8,7 @@ from rad3d.io import find_scans, read_scan
 from rad3d.labelled import LabelledMemory
 from rad3d.memory import Memory
 from rad3d.result import load_result
-from rad3d.scan import Unit
+from rad3d.scan import Scan, Unit
 
 
 def describe(path: str | Path, unit: Unit | None = None, sensor: str | None = None) -> dict[str, Any]:
@@ -49,4 +49,11 @@ def describe(path: str | Path, unit: Unit | None = None, sensor: str | None = No
         return {**described, "views": [view.name for view in scan.views]}
     extent = [round(float(side), 3) for side in scan.vertices_mm.max(axis=0) - scan.vertices_mm.min(axis=0)]
     faces = 0 if scan.faces is None else len(scan.faces)
-    return {**described, "vertices": len(scan.vertices_mm), "faces": faces, "extent_mm": extent}
+    held = {"colours": _colours(scan), "normals": scan.normals is not None}
+    return {**described, "vertices": len(scan.vertices_mm), "faces": faces, "extent_mm": extent, **held}
+
+
+def _colours(scan: Scan) -> str:
+    if scan.texture is not None:
+        return "a texture"
+    return "none" if scan.colours is None else f"of {'vertices' if scan.faces is not None else 'points'}"

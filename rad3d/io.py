@@ -237,7 +237,8 @@ def find_scans(
             spare(error)
     first: dict[Path, Path] = {}
     for path in found:
-        first.setdefault(_real(path), path)
+        if first.setdefault(_real(path), path) is not path:
+            _log.warning("%s is named more than once and taken once", path)
     unique = list(first.values())
     names = _unique_names(unique)
     return [ScanSource(path, name, _kind(path)) for path, name in zip(unique, names, strict=True)]

@@ -246,6 +246,14 @@ def test_info_says_what_a_path_is(memory, scans, tmp_path, capsys):
     assert "holed" in capsys.readouterr().out
     assert run("info", scans / "holed.ply") == 0
     assert "mesh" in capsys.readouterr().out
+    (tmp_path / "cloud.xyz").write_text(
+        "x y z nx ny nz r g b\n" + "".join(f"{k} 0 {k * k} 0 0 1 9 9 9\n" for k in range(9))
+    )
+    (tmp_path / "bare.xyz").write_text("".join(f"{k} 0 {k * k}\n" for k in range(9)))
+    for name, colours, normals in (("cloud", "of points", True), ("bare", "none", False)):
+        assert run("info", tmp_path / f"{name}.xyz", "--json") == 0
+        described = json.loads(capsys.readouterr().out)
+        assert (described["colours"], described["normals"]) == (colours, normals)
 
 
 def test_render_writes_one_image_per_viewpoint(scans, tmp_path):

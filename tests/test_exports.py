@@ -90,6 +90,7 @@ def test_csv_has_a_line_per_defect(inspection, tmp_path):
     assert (row["part_x_mm"], row["part_z_mm"], row["normal_z"]) == ("9", "7", "1")
     assert (row["length_mm"], row["width_mm"], row["height_mm"]) == ("2", "1", "")
     assert (row["verdict"], row["defect"], row["area_mm2"], row["peak_score"]) == ("fail", "1", "2.5", "5")
+    assert row["source"] == "box.stl"
     assert row["specimen"] == "'=1+1"  # a spreadsheet would have computed 2
 
 

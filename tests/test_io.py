@@ -425,6 +425,16 @@ def test_a_directory_without_scans(tmp_path: Path) -> None:
         read_scan(tmp_path / "empty")
 
 
+def test_a_scan_named_twice_is_taken_once_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    box(tmp_path / "gear.ply")
+    assert len(find_scans([tmp_path])) == 1
+    assert not caplog.records
+    assert len(find_scans([tmp_path, tmp_path / "gear.ply"])) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'gear.ply'} is named more than once and taken once"
+    ]
+
+
 def test_clashing_names(tmp_path: Path) -> None:
     for name in ("mon/gear.ply", "tue/gear.ply", "tue/flange.ply", "wed/Gear.stl", "wed/gear.ply", "x/wed/gear.ply"):
         box(tmp_path / name)

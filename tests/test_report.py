@@ -285,6 +285,8 @@ def test_says_where_it_comes_from(failed):
 def test_what_an_older_result_does_not_know_is_not_made_up(failed):
     assert failed.date is None
     text = text_of(report_html([failed]))
+    assert "inspected 20" not in text
+    assert "inspected 2026-01-02 03:04 UTC" in text_of(report_html([replace(failed, date="2026-01-02T03:04:05+00:00")]))
     _, *cells = (text.get_text() for text in pages_of(failed)[-1].texts)
     printed = dict(zip(cells[::2], cells[1::2], strict=True))
     for name in ("Inspected", "Versions", "Memory", "Registration"):

@@ -17,7 +17,7 @@ COLUMNS = (
     *("specimen", "verdict", "defect", "x_mm", "y_mm", "z_mm", "part_x_mm", "part_y_mm", "part_z_mm"),
     *("normal_x", "normal_y", "normal_z", "part_normal_x", "part_normal_y", "part_normal_z"),
     *("area_mm2", "length_mm", "width_mm", "height_mm", "peak_score", "mean_score"),
-    *("kind", "deviation_mm", "volume_mm3", "geometry_share", "agreement", "views_seen", "p_value"),
+    *("kind", "deviation_mm", "volume_mm3", "geometry_share", "agreement", "views_seen", "p_value", "source"),
 )
 MATERIAL = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}, "doubleSided": True}
 """Without one, glTF's default is bare metal, which hides the colours."""
@@ -38,7 +38,7 @@ def write_export(results: Sequence[Inspection], path: str | Path) -> Path:
     raise ResultError(
         path,
         expected="a name that ends in .glb (for one result) or .csv",
-        got=f"'{path.name}' for {len(results)} results",
+        got=f"'{path.name}' for {len(results)} result{'' if len(results) == 1 else 's'}",
         remedy="the suffix chooses the format; write a GLB for each result",
     )
 
@@ -140,6 +140,7 @@ def _row(inspection: Inspection, defect: Defect) -> list[str | int]:
         *map(_number, material),
         defect.views_seen,
         _number(defect.p_value),
+        _plain(inspection.source or ""),
     ]
 
 

@@ -15,7 +15,7 @@ def provenance(inspection: Inspection) -> list[tuple[str, str]]:
     """By name, for people; what the result does not tell is not known."""
     return [
         ("Source", f"{inspection.source or '–'} (unit: {inspection.unit})"),
-        ("Inspected", _date(inspection.date)),
+        ("Inspected", UNKNOWN if inspection.date is None else when(inspection.date)),
         ("Versions", ", ".join(f"{name} {v}" for name, v in (inspection.versions or {}).items()) or UNKNOWN),
         ("Memory", _memory(inspection.memory)),
         ("Encoder and features", inspection.fingerprint),
@@ -35,8 +35,9 @@ def false_reject(inspection: Inspection) -> str:
     return f"asked {percent(rate.get('asked'))}, {sure}, from {rate.get('n_good')} good specimens"
 
 
-def _date(date: str | None) -> str:
-    return UNKNOWN if date is None else datetime.fromisoformat(date).strftime("%Y-%m-%d %H:%M %Z")
+def when(date: str) -> str:
+    """A date as results hold it, for people."""
+    return datetime.fromisoformat(date).strftime("%Y-%m-%d %H:%M %Z")
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:

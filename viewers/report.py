@@ -39,7 +39,7 @@ from rad3d.viewers.pictures import (
     reduced,
     webp,
 )
-from rad3d.viewers.provenance import false_reject, provenance
+from rad3d.viewers.provenance import false_reject, provenance, when
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,6 +126,7 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int, reach_
         "deviations": _chart(lambda ax: deviation_histogram(inspection, reach_mm, ax=ax)) if deviates else "",
         "views": _views(inspection, views),
         "views_left_out": max(len(inspection.views) - views, 0) if views else 0,
+        "inspected": inspection.date and when(inspection.date),
         "provenance": provenance(inspection),
         **shown,
     }
