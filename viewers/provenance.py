@@ -15,7 +15,7 @@ def provenance(inspection: Inspection) -> list[tuple[str, str]]:
     """By name, for people; what the result does not tell is not known."""
     return [
         ("Source", f"{inspection.source or '–'} (unit: {inspection.unit})"),
-        ("Inspected", UNKNOWN if inspection.date is None else when(inspection.date)),
+        ("Inspected", inspected(inspection) or UNKNOWN),
         ("Versions", ", ".join(f"{name} {v}" for name, v in (inspection.versions or {}).items()) or UNKNOWN),
         ("Memory", _memory(inspection.memory)),
         ("Encoder and features", inspection.fingerprint),
@@ -35,9 +35,14 @@ def false_reject(inspection: Inspection) -> str:
     return f"asked {percent(rate.get('asked'))}, {sure}, from {rate.get('n_good')} good specimens"
 
 
-def when(date: str) -> str:
-    """A date as results hold it, for people."""
-    return datetime.fromisoformat(date).strftime("%Y-%m-%d %H:%M %Z")
+def inspected(inspection: Inspection) -> str | None:
+    """When, for people; None where an older result does not tell."""
+    return None if inspection.date is None else date_text(datetime.fromisoformat(inspection.date))
+
+
+def date_text(date: datetime) -> str:
+    """To the minute, with its zone."""
+    return date.strftime("%Y-%m-%d %H:%M %Z")
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:

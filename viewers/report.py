@@ -39,7 +39,7 @@ from rad3d.viewers.pictures import (
     reduced,
     webp,
 )
-from rad3d.viewers.provenance import false_reject, provenance, when
+from rad3d.viewers.provenance import date_text, false_reject, inspected, provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def report_html(results: Sequence[Inspection], *, title: str = "Inspection repor
     verdicts = [inspection.verdict for inspection in results]
     return page.render(
         title=title,
-        date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        date=date_text(datetime.datetime.now().astimezone()),
         specimens=specimens,
         counts=[(v, VERDICT_SYMBOLS[v], verdicts.count(v)) for v in ("fail", "incomplete", "pass") if v in verdicts],
         unseen=UNSEEN,
@@ -126,7 +126,7 @@ def _specimen(inspection: Inspection, index: int, limit: int, views: int, reach_
         "deviations": _chart(lambda ax: deviation_histogram(inspection, reach_mm, ax=ax)) if deviates else "",
         "views": _views(inspection, views),
         "views_left_out": max(len(inspection.views) - views, 0) if views else 0,
-        "inspected": inspection.date and when(inspection.date),
+        "inspected": inspected(inspection),
         "provenance": provenance(inspection),
         **shown,
     }
