@@ -31,7 +31,13 @@ transformer's patches know their neighbours."""
 
 
 def regions(
-    surface: Surface, scores: Values, geometry: Values, low: float, high: float, min_area_mm2: float = 0.0
+    surface: Surface,
+    scores: Values,
+    geometry: Values,
+    low: float,
+    high: float,
+    min_area_mm2: float = 0.0,
+    gone_mm2: Values | None = None,
 ) -> Indices:
     """Number the anomalous regions: 1, 2, ... by falling peak score; 0 elsewhere (n,).
 
@@ -39,13 +45,15 @@ def regions(
     whose shape alone (`geometry`, which does not blur) is above `high`, is a region, and what lies around it is
     its blur (`BLUR_MM` on the same piece, `HALO_SHARE` on the same side); until no point above `high` is left. A region
     within `BLUR_MM` of an earlier one on the same side, or twice that on the same piece, is more of it: a scratch that
-    fades in its middle is one.
+    fades in its middle is one. What is gone at a region (`gone_mm2`, (n,)) counts as its area too where it is compared
+    with `min_area_mm2`: of a thin pin hardly anything is left.
     """
     above = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > low)
     labels = np.zeros(len(scores), np.int32)
     if not len(above):
         return labels
     points, normals = surface.points_mm[above], surface.normals[above]
+    area = surface.areas_mm2[above] + (0.0 if gone_mm2 is None else gone_mm2[above])
     links = _links(surface, above)
     piece = links.pieces()
     left, shaped = scores[above].astype(float), geometry[above] > high
@@ -56,14 +64,14 @@ def regions(
         strong = left > max(low, PEAK_SHARE * left[peak])
         region = links.connected(strong | (shaped & np.isfinite(left)), peak)
         top = left[peak]
-        if surface.areas_mm2[above[region]].sum() < min_area_mm2:  # then as far as it is above the threshold
+        if area[region].sum() < min_area_mm2:  # then as far as it is above the threshold
             region = links.connected(left > high, peak)
         apart, nearest = cKDTree(points[region]).query(points, distance_upper_bound=2 * BLUR_MM, workers=-1)
         normal = normals[region[np.minimum(nearest, len(region) - 1)]]
         same_side = np.einsum("ni,ni->n", normals, normal) > 0
         halo = np.isfinite(apart) & same_side & ~shaped & (left < HALO_SHARE * top)
         left[halo | ((apart <= BLUR_MM) & (piece == piece[peak]))] = -np.inf
-        if surface.areas_mm2[above[region]].sum() >= min_area_mm2:
+        if area[region].sum() >= min_area_mm2:
             near = (same_side & (apart <= BLUR_MM)) | ((piece == piece[peak]) & (apart <= 2 * BLUR_MM))
             beside = found[near & (found > 0)]
             number += not len(beside)

@@ -12,7 +12,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from rad3d.arrays import Flags, Indices, Points, Values
-from rad3d.geometry import cell_keys, face_normals_areas, inverse, lengths, transform_points, unit
+from rad3d.geometry import cell_keys, face_normals_areas, inverse, lengths, pieces, transform_points, unit
 from rad3d.scan import Surface
 from rad3d.threads import each
 from rad3d.view import View
@@ -242,6 +242,35 @@ def gone(reference: Surface, surface: Surface, views: Sequence[View]) -> Values:
             through |= looks_through(view, points[rows], reference.normals[rows])
         missing[rows[~through]] = False
     return np.where(missing, apart, np.nan)
+
+
+def roots(reference: Surface, lost: Flags, surface: Surface) -> Indices:
+    """(k,) the specimen's point at which each lost point of the reference is told: at the root of what it was part of.
+
+    What is gone at once left the reference along a border. The surface nearest to that is where a pin stood; the
+    surface nearest to the pin itself may be the next pin's. What has no border is told at the nearest surface.
+
+    Args:
+        reference: the part's surface, n points.
+        lost: (n,) k of them of which the specimen has nothing.
+        surface: the specimen's, in the part frame.
+    """
+    points, normals = reference.points_mm[lost], reference.normals[lost]
+    told_from = points.copy()
+    reach_mm = max(GONE_MM, 2.0 * float(np.sqrt(np.median(reference.areas_mm2))))
+    piece = pieces(points, reach_mm)
+    rest = np.flatnonzero(~lost)
+    apart, nearest = cKDTree(points).query(reference.points_mm[rest], distance_upper_bound=reach_mm, workers=-1)
+    beside = np.isfinite(apart)
+    rest, nearest = rest[beside], nearest[beside]
+    along = np.einsum("ni,ni->n", reference.normals[rest], normals[nearest]) > 0  # not the next pin's wall
+    border, border_piece = reference.points_mm[rest[along]], piece[nearest[along]]
+    if len(border):
+        far = 2 * float(np.ptp(reference.points_mm, axis=0).sum())  # further than anything on the part
+        tree = cKDTree(np.column_stack([border, far * border_piece]))
+        apart, at = tree.query(np.column_stack([points, far * piece]), distance_upper_bound=far / 2, workers=-1)
+        told_from[np.isfinite(apart)] = border[at[np.isfinite(apart)]]
+    return np.asarray(surface.tree.query(told_from, workers=-1)[1])
 
 
 def within_reach(surface: Surface, points_mm: Points, reach_mm: float) -> Surface:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rad3d.arrays import Flags, Indices, ScoreMap, Values
 from rad3d.backproject import back_project
-from rad3d.deviation import GoodDeviation, ReferenceShape, averaged
+from rad3d.deviation import GoodDeviation, ReferenceShape, averaged, roots
 from rad3d.fusion import fuse
 from rad3d.observe import Observation
 from rad3d.pigment import colour_scores
@@ -65,6 +65,7 @@ class Evidence:
         deviation_mm: signed, to the good mean; of the point itself.
         agreement: share of views that find the point anomalous.
         views_seen: how many views see it.
+        gone_mm2: area of the reference's surface that is gone, unlike on good specimens, and told at this point.
     """
 
     score: Values
@@ -74,6 +75,7 @@ class Evidence:
     deviation_mm: Values
     agreement: Values
     views_seen: np.ndarray
+    gone_mm2: Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +175,7 @@ def gather(
     seen = back_project(observation.views, observation.patches, grids, observation.surface, settings.fusion)
     appearance = fuse(seen[0], settings.fusion.rule, ANOMALOUS)
     raw = fuse(seen[1], "mean").score
-    deviation, geometry, judged = _geometry(observation, remembered, settings.verdict, good)
+    deviation, geometry, judged, gone_mm2 = _geometry(observation, remembered, settings.verdict, good)
     # Surface that no view shows is never good, but where its shape is anomalous, that is told.
     unseen = np.where(geometry > ANOMALOUS, geometry, np.nan)
     looks = averaged(observation.surface, np.maximum(appearance.score, 0), np.isfinite(appearance.score))
@@ -186,6 +188,7 @@ def gather(
         deviation_mm=deviation.astype(np.float32),
         agreement=appearance.agreement,
         views_seen=appearance.views_seen,
+        gone_mm2=gone_mm2,
     )
 
 
@@ -212,8 +215,9 @@ def _grid(observation: Observation, query: PlacedPatches, values: Values) -> Sco
 
 def _geometry(
     observation: Observation, remembered: Remembered, verdict: VerdictSettings, good: int | None
-) -> tuple[Values, Values, Flags]:
-    """Signed deviation from the good mean (n,) in mm, its size in standard deviations, and where it is judged.
+) -> tuple[Values, Values, Flags, Values]:
+    """Signed deviation from the good mean (n,) in mm, its size in standard deviations, where it is judged, and the
+    area that is gone in mm2.
 
     What is gone from zones that are not judged is not told, and what is gone beside them is told within them too.
     """
@@ -225,18 +229,22 @@ def _geometry(
     _, nearest = shape.tree.query(surface.points_mm, workers=-1)
     deviation = observation.distance_mm - usual[nearest]
     geometry = np.abs(even_mm - usual[nearest]) / spread[nearest]
-    # what is missing has no surface of its own: it is told where the surface that there is comes nearest
+    # what is missing has no surface of its own: it is told where it was rooted
     asked = ~_unjudged(shape.surface, shape, verdict)
-    rows = np.flatnonzero(np.isfinite(observation.gone_mm) & remembered.deviation.known(without=good) & asked)
-    rows = rows[np.argsort(observation.gone_mm[rows])]  # of several at one point the last one stays, the furthest
+    lost = np.isfinite(observation.gone_mm)
+    if not lost.any():
+        return deviation, geometry, judged, np.zeros(len(deviation))
+    rows, at = np.flatnonzero(lost), roots(shape.surface, lost, surface)
+    kept = np.flatnonzero((remembered.deviation.known(without=good) & asked)[rows])
+    kept = kept[np.argsort(observation.gone_mm[rows[kept]])]  # of several at one point the last one stays, the furthest
+    rows, at = rows[kept], at[kept]
     missing = -observation.gone_mm[rows] - usual[rows]
-    _, at = surface.tree.query(shape.surface.points_mm[rows], workers=-1)
-    worse = ~(np.abs(missing) / spread[rows] <= geometry[at])  # NaN where nothing else is judged
-    at, missing, rows = at[worse], missing[worse], rows[worse]
-    if len(at):
-        lost = np.zeros(len(deviation))
-        lost[at] = np.abs(missing) / spread[rows]
-        together = averaged(surface, lost)[at] > ANOMALOUS  # a lone point is noise
-        at, missing = at[together], missing[together]
-        deviation[at], geometry[at], judged[at] = missing, lost[at], True
-    return deviation, geometry, judged
+    unusual = np.abs(missing) / spread[rows]
+    gone_mm2 = np.bincount(at, shape.surface.areas_mm2[rows] * (unusual > ANOMALOUS), len(deviation))
+    on_reference = np.zeros(len(usual))
+    on_reference[rows] = unusual
+    together = averaged(shape.surface, on_reference)[rows] > ANOMALOUS  # a lone point is noise
+    told = together & ~(unusual <= geometry[at])  # NaN where nothing else is judged
+    at = at[told]
+    deviation[at], geometry[at], judged[at] = missing[told], unusual[told], True
+    return deviation, geometry, judged, gone_mm2

@@ -127,8 +127,33 @@ def more_complete(surfaces: Sequence[Surface], distances_mm: Sequence[Values]) -
     return 1 + int(found.argmax()) if found.max() > GAP_MM2 else None
 
 
-COARSE_MM = 5.0
-"""Patches that cover more are worth a warning: 2 mm is what machine elements of 60 mm have."""
+COARSE_MM = 6.0
+"""Patches that cover more are cut finer, and where that is not enough it is told: 2 mm is what parts of 60 mm have."""
+MOST_TILES = 2
+"""Along each side of a view: time and memory grow with their square."""
+MOST_TILED = 8
+"""Good specimens: each one's tiled views take a gigabyte while it is learned from."""
+
+
+def fine_enough(settings: Settings, reference: Scan, encoder: Encoder, specimens: int) -> Settings:
+    """The settings; of a part of which patches would be coarse, rendered views are tiled unless `mm_per_patch` is set.
+
+    A patch blurs what it sees over its whole width, and the outlines of defects with it.
+    """
+    if settings.views.mm_per_patch is not None:
+        return settings
+    whole_mm = whole_mm_per_patch(reference.surface.points_mm, settings.encoder.input_hw, encoder.patch_size)
+    tiles = min(int(np.ceil(whole_mm / COARSE_MM)), MOST_TILES) if specimens <= MOST_TILED else 1
+    if whole_mm > 1.5 * COARSE_MM * tiles:
+        logger.warning(
+            "a patch covers %.0f mm of the part: smaller defects that have no depth may be missed; with"
+            " --views.mm-per-patch %.0f the part is looked at more closely, which takes more time and memory",
+            whole_mm / tiles,
+            COARSE_MM,
+        )
+    if tiles < 2:
+        return settings
+    return replace(settings, views=replace(settings.views, mm_per_patch=whole_mm / tiles))
 
 
 def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tuple[Camera, ...], Flags]:
@@ -139,13 +164,6 @@ def look_from(reference: Scan, settings: Settings, encoder: Encoder) -> tuple[tu
     """
     size_hw = settings.encoder.input_hw
     viewpoints = choose_viewpoints(reference, settings.views, size_hw, encoder.patch_size)
-    covered = whole_mm_per_patch(reference.surface.points_mm, size_hw, encoder.patch_size)
-    if settings.views.mm_per_patch is None and covered > COARSE_MM:
-        logger.warning(
-            "a patch covers %.0f mm of the part: smaller defects that have no depth may be missed; with"
-            " --views.mm-per-patch 3 the part is looked at more closely, which takes longer",
-            covered,
-        )
     if not viewpoints.cameras or not viewpoints.inspectable.any():
         raise ScanError(
             reference.source or reference.specimen,

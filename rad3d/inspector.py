@@ -41,6 +41,7 @@ from rad3d.fitting import (
     LEAST_DEVIATION_MM,
     TOLERANCE_MM,
     check_names,
+    fine_enough,
     leave_one_out,
     look_from,
     look_of,
@@ -202,7 +203,11 @@ class Inspector:
             )
         shape = ReferenceShape(surface)
         reference = build_reference(shape.surface, symmetries)
-        cameras, inspectable = look_from(nominal or scans[0], settings, encoder) if not scans[0].views else ((), None)
+        cameras: tuple[Camera, ...] = ()
+        inspectable: Flags | None = None
+        if not scans[0].views:
+            settings = fine_enough(settings, nominal or scans[0], encoder, len(scans))
+            cameras, inspectable = look_from(nominal or scans[0], settings, encoder)
         station = Station(shape, reference, cameras, encoder, settings)
         looks = [(scan, cameras) for scan in scans] if len(scans) > 1 else seen_twice(scans[0], cameras, shape)
         observations = [
@@ -349,6 +354,7 @@ class Inspector:
                 min(self.point_threshold, threshold),
                 threshold,
                 self.settings.verdict.min_area_mm2,
+                evidence.gone_mm2,
             )
             if labels.max(initial=0) > 1:
                 known, reference_mm = self.deviation.known(), self.shape.surface.points_mm

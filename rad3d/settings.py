@@ -44,7 +44,8 @@ class ViewSettings:
         placement: coverage = add the view that sees most unseen surface.
         count: how many views; by coverage the most, or up to twice as many where some surface was not seen yet.
         mm_per_patch: patch side on the part; the views are rendered as large as that needs and tiled.
-            None = the whole part fills one encoder input.
+            None = the whole part fills one encoder input; where a patch would then cover more than 6 mm, and no more
+            than 8 good specimens teach, 2 x 2.
     """
 
     placement: Placement = "coverage"
@@ -112,7 +113,7 @@ class VerdictSettings:
     Args:
         false_reject: asked share of good specimens that fail.
         min_coverage: share of the inspectable surface that has to be judged for a pass.
-        min_area_mm2: smaller anomalous regions are no defect.
+        min_area_mm2: smaller anomalous regions, with what is gone there, are no defect.
         min_depth_mm: material that is missing or in excess by less is no defect; what is surface only has no depth.
         unjudged_boxes_mm: boxes of the part frame, two opposite corners each, in which nothing is judged.
         unjudged_colour: surface that has this colour in the nominal is not judged (each channel within 8 of 255).

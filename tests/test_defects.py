@@ -268,6 +268,15 @@ def test_a_small_peak_does_not_hide_the_large_defect_that_it_belongs_to():
     assert not regions(surface, np.where(distance < 0.9, 100.0, 0.0), 0 * scores, 5, 10, min_area_mm2=5.0).any()
 
 
+def test_hardly_any_surface_is_left_where_a_thin_pin_is_gone():
+    surface = plate()
+    stub = np.linalg.norm(surface.points_mm[:, :2] - (15, 15), axis=1) < 0.6
+    scores, gone_mm2 = np.where(stub, 80.0, 0.0), np.where(stub, 2.0, 0.0)
+    assert not regions(surface, scores, scores, 1, 4, min_area_mm2=5.0).any()
+    labels = regions(surface, scores, scores, 1, 4, min_area_mm2=5.0, gone_mm2=gone_mm2)
+    np.testing.assert_array_equal(labels > 0, stub)
+
+
 def test_what_a_scanner_missed_joins_no_defects():
     """The whole underside was not scanned; at two opposite edges of it lie two small defects."""
     top = plate()

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from manifold3d import Manifold
 
 from rad3d import Inspector
 from rad3d.camera import Camera
-from rad3d.deviation import EVEN_MM, GONE_MM, GoodDeviation, ReferenceShape, averaged, gone, within_reach
+from rad3d.deviation import EVEN_MM, GONE_MM, GoodDeviation, ReferenceShape, averaged, gone, roots, within_reach
 from rad3d.evidence import PatchScores, Remembered, _geometry, gather
 from rad3d.geometry import look_at
 from rad3d.observe import Observation, isolated
@@ -172,6 +173,30 @@ def test_an_empty_background_tells_nothing(reference):
     assert np.isnan(gone(reference, merged_surface(views), views)).all()
 
 
+def pins(count):
+    """A block with so many pins in a row, closer to each other than they are long."""
+    block = Manifold.cube((12.0, 4, 2))
+    for k in range(count):
+        block += Manifold.cube((0.6, 0.6, 5)).translate((2 + 2 * k, 1.7, 1.5))
+    made = block.to_mesh()
+    return mesh_scan(trimesh.Trimesh(made.vert_properties[:, :3], made.tri_verts)).surface
+
+
+def test_a_missing_pin_is_told_where_it_stood_not_at_the_next_one():
+    whole, one_less = pins(4), pins(3)
+    gone_mm = gone(whole, one_less, ())
+    lost = np.isfinite(gone_mm)
+    assert np.linalg.norm(whole.points_mm[lost].mean(axis=0)[:2] - (8.3, 2)) < 0.2
+    nearest = one_less.points_mm[one_less.tree.query(whole.points_mm[lost])[1]]
+    assert (np.linalg.norm(nearest[:, :2] - (8.3, 2), axis=1) > 1.2).any()  # the next pin's wall
+    told = one_less.points_mm[roots(whole, lost, one_less)]
+    assert np.linalg.norm(told[:, :2] - (8.3, 2), axis=1).max() < 1.0
+    # of a part that is gone as a whole there is no root
+    both = np.ones(len(whole.points_mm), bool)
+    np.testing.assert_array_equal(roots(whole, both, one_less), one_less.tree.query(whole.points_mm)[1])
+    assert not len(roots(whole, ~both, one_less))
+
+
 def measured(surface, distance_mm, gone_mm, **more):
     """What `gather` asks of an observation's shape."""
     even = averaged(surface, distance_mm)
@@ -187,7 +212,7 @@ def test_what_is_missing_is_told_at_the_surface_that_is_left(reference):
     def geometry(deviation, verdict=VerdictSettings()):  # noqa: B008
         return _geometry(observation, Remembered(None, None, 0.0, shape, deviation, 0.05), verdict, None)
 
-    deviation, score, judged = geometry(good)
+    deviation, score, judged, gone_mm2 = geometry(good)
     x = specimen.points_mm[:, 0]
     assert judged.all()
     assert x[deviation < -GONE_MM].min() > 14.9
@@ -195,9 +220,12 @@ def test_what_is_missing_is_told_at_the_surface_that_is_left(reference):
     assert deviation.min() == pytest.approx(-TAB_MM, abs=0.1)
     assert score.max() > 0.2 * TAB_MM / 0.05
     assert score[x < 15 - 2 * EVEN_MM].max() < 1
+    lost = np.isfinite(observation.gone_mm)
+    assert gone_mm2[x > 14.9].sum() == pytest.approx(reference.areas_mm2[lost].sum())
     # good specimens without it: the drawing has a tab that nobody makes
     usual = GoodDeviation(np.where(np.isnan(observation.gone_mm), 0, -observation.gone_mm)[None].repeat(2, axis=0))
     assert geometry(usual)[1].max() < geometry(good)[1].max() / 10
+    assert not geometry(usual)[3].any()
     unknown = GoodDeviation(np.where(np.isfinite(observation.gone_mm), np.nan, 0)[None].repeat(2, axis=0))
     assert np.abs(geometry(unknown)[0]).max() < 2
     # nobody asks for the tab itself; of its root alone it would still be told that the rest is gone

@@ -21,7 +21,7 @@ from rad3d.camera import Camera
 from rad3d.datasets.machine_elements import make_specimen
 from rad3d.deviation import ReferenceShape, averaged, on_reference
 from rad3d.errors import MemoryFormatError, ResultError, ScanError
-from rad3d.fitting import TOLERANCE_MM, look_from, look_of, more_complete, seen_by, usable_together
+from rad3d.fitting import TOLERANCE_MM, fine_enough, look_of, more_complete, seen_by, usable_together
 from rad3d.geometry import look_at, random_rotation, transform_directions, transform_points, translation
 from rad3d.inspector import every_view, specimen_score
 from rad3d.patches import cut, place, windows_of
@@ -31,6 +31,7 @@ from rad3d.result import ViewScores
 from rad3d.scan import Surface
 from rad3d.settings import EncoderSettings, Settings, VerdictSettings, ViewSettings
 from rad3d.view import BACKGROUND, View
+from rad3d.viewpoints import cameras_from, image_size
 
 PART = "bracket"
 SMALL = Settings(encoder=EncoderSettings(input_hw=(224, 224)), views=ViewSettings(count=8))
@@ -85,12 +86,23 @@ def test_a_reference_with_a_gap_gives_way_to_a_complete_one(good_scans, dented, 
     assert np.linalg.norm(np.subtract(result.defects[0].centroid_mm, dented.instances[0].centroid_mm)) < 3.0
 
 
-@pytest.mark.parametrize(("side_mm", "told"), [(30, False), (400, True)])
-def test_coarse_patches_are_told(side_mm, told, caplog):
+@pytest.mark.parametrize(("side_mm", "tiles", "told"), [(30, 1, False), (80, 2, False), (400, 2, True)])
+def test_large_parts_are_looked_at_more_closely(side_mm, tiles, told, caplog):
     box = trimesh.creation.box((side_mm, side_mm, side_mm / 4))
-    scan = Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces))
-    look_from(scan, SMALL, SimpleNamespace(patch_size=16))
+    scan, encoder = (
+        Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces)),
+        SimpleNamespace(patch_size=16),
+    )
+    settings = fine_enough(SMALL, scan, encoder, 4)
+    size_hw = image_size(scan.vertices_mm, settings.views, SMALL.encoder.input_hw, 16)
+    assert size_hw == tuple(tiles * side for side in SMALL.encoder.input_hw)
+    cameras = cameras_from(np.array([[0.0, 0.0, 1.0]]), scan.vertices_mm, size_hw)
+    view = renderer_for(scan).render(cameras)[0]
+    assert len(windows_of(view, SMALL.encoder.input_hw, 16, settings.views.mm_per_patch)) == tiles**2
     assert ("--views.mm-per-patch" in caplog.text) == told
+    asked = replace(SMALL, views=replace(SMALL.views, mm_per_patch=50.0))
+    assert fine_enough(asked, scan, encoder, 4) == asked
+    assert fine_enough(SMALL, scan, encoder, 20) == SMALL
 
 
 def test_what_one_of_several_has_more_is_no_gap_of_the_reference(good_scans):
