@@ -293,7 +293,7 @@ class Row:
     kinds: tuple[str, ...]
     area_mm2: float
     made_mm2: float
-    depth_mm: float
+    depth_mm: float | None
     reason: str
 
 
@@ -330,7 +330,7 @@ def judge(inspector, name, seed, label, flaw, save):
         tuple(d.kind for d in hits),
         round(sum(d.area_mm2 for d in hits), 1),
         round(float(area[bad].sum()), 1),
-        round(max((d.deviation_mm for d in hits), key=abs, default=np.nan), 2),
+        round(max((d.deviation_mm for d in hits), key=abs), 2) if hits else None,
         result.reason,
     )
 
