@@ -360,7 +360,8 @@ class Inspector:
                 known, reference_mm = self.deviation.known(), self.shape.surface.points_mm
                 vanished = observation.vanished(self.shape) & known
                 labels = joined(labels, surface.points_mm, reference_mm[vanished])
-                # what is gone is told at the surface nearest to it, for a tooth also at the next ones
+                # what is gone is told where it was rooted, on both sides of a wall, and of a tooth of which only the
+                # tip is known to be gone perhaps at the next one
                 gone = np.isfinite(observation.gone_mm) & known
                 told_mm = observation.gone_mm[gone] + LINK_MM
                 labels = joined(labels, surface.points_mm, reference_mm[gone], told_mm, np.inf)
