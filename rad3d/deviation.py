@@ -256,7 +256,6 @@ def roots(reference: Surface, lost: Flags, surface: Surface) -> Indices:
         surface: the specimen's, in the part frame.
     """
     points, normals = reference.points_mm[lost], reference.normals[lost]
-    told_from = points.copy()
     reach_mm = max(GONE_MM, 2.0 * float(np.sqrt(np.median(reference.areas_mm2))))
     piece = pieces(points, reach_mm)
     rest = np.flatnonzero(~lost)
@@ -266,11 +265,13 @@ def roots(reference: Surface, lost: Flags, surface: Surface) -> Indices:
     along = np.einsum("ni,ni->n", reference.normals[rest], normals[nearest]) > 0  # not the next pin's wall
     border, border_piece = reference.points_mm[rest[along]], piece[nearest[along]]
     if len(border):
-        far = 2 * float(np.ptp(reference.points_mm, axis=0).sum())  # further than anything on the part
+        # pieces lie far from each other along a fourth axis: the nearest border is their own
+        far = 2 * float(np.ptp(reference.points_mm, axis=0).sum())
         tree = cKDTree(np.column_stack([border, far * border_piece]))
         apart, at = tree.query(np.column_stack([points, far * piece]), distance_upper_bound=far / 2, workers=-1)
-        told_from[np.isfinite(apart)] = border[at[np.isfinite(apart)]]
-    return np.asarray(surface.tree.query(told_from, workers=-1)[1])
+        rooted = np.isfinite(apart)
+        points[rooted] = border[at[rooted]]
+    return np.asarray(surface.tree.query(points, workers=-1)[1])
 
 
 def within_reach(surface: Surface, points_mm: Points, reach_mm: float) -> Surface:

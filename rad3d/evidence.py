@@ -229,13 +229,13 @@ def _geometry(
     _, nearest = shape.tree.query(surface.points_mm, workers=-1)
     deviation = observation.distance_mm - usual[nearest]
     geometry = np.abs(even_mm - usual[nearest]) / spread[nearest]
-    # what is missing has no surface of its own: it is told where it was rooted
-    asked = ~_unjudged(shape.surface, shape, verdict)
     lost = np.isfinite(observation.gone_mm)
     if not lost.any():
         return deviation, geometry, judged, np.zeros(len(deviation))
+    # what is missing has no surface of its own: it is told where it was rooted
     rows, at = np.flatnonzero(lost), roots(shape.surface, lost, surface)
-    kept = np.flatnonzero((remembered.deviation.known(without=good) & asked)[rows])
+    asked = remembered.deviation.known(without=good) & ~_unjudged(shape.surface, shape, verdict)
+    kept = np.flatnonzero(asked[rows])
     kept = kept[np.argsort(observation.gone_mm[rows[kept]])]  # of several at one point the last one stays, the furthest
     rows, at = rows[kept], at[kept]
     missing = -observation.gone_mm[rows] - usual[rows]

@@ -132,7 +132,7 @@ COARSE_MM = 6.0
 MOST_TILES = 2
 """Along each side of a view: time and memory grow with their square."""
 MOST_TILED = 8
-"""Good specimens: each one's tiled views take a gigabyte while it is learned from."""
+"""Good specimens that are tiled: learning from four of a plate of 400 mm took 7 GB."""
 
 
 def fine_enough(settings: Settings, reference: Scan, encoder: Encoder, specimens: int) -> Settings:

@@ -89,10 +89,8 @@ def test_a_reference_with_a_gap_gives_way_to_a_complete_one(good_scans, dented, 
 @pytest.mark.parametrize(("side_mm", "tiles", "told"), [(30, 1, False), (80, 2, False), (400, 2, True)])
 def test_large_parts_are_looked_at_more_closely(side_mm, tiles, told, caplog):
     box = trimesh.creation.box((side_mm, side_mm, side_mm / 4))
-    scan, encoder = (
-        Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces)),
-        SimpleNamespace(patch_size=16),
-    )
+    scan = Scan("box", vertices_mm=np.array(box.vertices), faces=np.array(box.faces))
+    encoder = SimpleNamespace(patch_size=16)
     settings = fine_enough(SMALL, scan, encoder, 4)
     size_hw = image_size(scan.vertices_mm, settings.views, SMALL.encoder.input_hw, 16)
     assert size_hw == tuple(tiles * side for side in SMALL.encoder.input_hw)

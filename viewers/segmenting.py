@@ -1,7 +1,7 @@
 """Defects of a finished inspection at another threshold, as `rad3d.inspector` finds them from the same scores.
 
-What needs the reference, which a result does not hold, differs: defects have no volume, and the two ends of a filled
-hole stay two.
+What needs the reference, which a result does not hold, differs: defects have no volume, the two ends of a filled
+hole stay two, and what is gone does not count towards the least area.
 """
 
 from dataclasses import dataclass, replace
